@@ -1,0 +1,111 @@
+"""Every error the service answers with: the exception, its HTTP status and its reason."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+__all__ = [
+    "AmbiguousZone",
+    "InternalError",
+    "InvalidName",
+    "InvalidRequest",
+    "MethodNotAllowed",
+    "NameNotFound",
+    "NotFound",
+    "Overloaded",
+    "ResolverFailure",
+    "ResolverTimeout",
+    "ServiceError",
+    "ShuttingDown",
+    "ZoneNotFound",
+    "shown",
+]
+
+
+class ServiceError(Exception):
+    """An answer other than 200. The message is a sentence that names the value at fault."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    fields = ""  # further header lines of the answer
+
+    @property
+    def reason(self) -> str:
+        """The CamelCase word for programs; the class's name."""
+        return type(self).__name__
+
+
+class InternalError(ServiceError):
+    """A defect in the service itself; the log has more."""
+
+
+class InvalidRequest(ServiceError):
+    """The request is not well-formed, or its query is not just one `fqdn`."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
+class InvalidName(ServiceError):
+    """The value is neither a domain name nor an IPv4 address."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
+class NotFound(ServiceError):
+    """There is no such path."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class MethodNotAllowed(ServiceError):
+    """Only GET and HEAD are served."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    fields = "Allow: GET, HEAD\r\n"
+
+
+class NameNotFound(ServiceError):
+    """The name does not exist (NXDOMAIN) or has no A record."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class ZoneNotFound(ServiceError):
+    """The address is in none of the subnets."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class AmbiguousZone(ServiceError):
+    """The name has A records that are not all in one zone."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class ResolverFailure(ServiceError):
+    """The DNS server failed, or could not be asked."""
+
+    status = HTTPStatus.BAD_GATEWAY
+
+
+class Overloaded(ServiceError):
+    """Too many queries are under way to begin another."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class ShuttingDown(ServiceError):
+    """The service was told to stop and takes no more work."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class ResolverTimeout(ServiceError):
+    """DNS did not answer in time."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+
+
+def shown(value: object) -> str:
+    """`value` as a message may show it: quoted, in one line and of bounded length."""
+    text = ascii(value)
+    return text if len(text) <= 300 else f"{text[:297]}..."

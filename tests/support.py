@@ -1,0 +1,154 @@
+"""What the tests share: a server in a thread, a DNS that does as it is told, a client."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
+from typing import Any, NamedTuple
+from unittest import mock
+
+from eventloop import EventLoop
+from server import LookupServer, Settings, listen
+from subnets import SUBNETS_DATA, load
+
+# For what must happen; a test that passes never waits so long.
+DEADLINE = 10.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Waits for the condition; the test fails if it does not come true in time."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError("the condition did not come true in time")
+        time.sleep(0.002)
+
+
+class Response(NamedTuple):
+    """An answer; `body` is the decoded JSON, or the text if it is none."""
+
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+class Client:
+    """Talks to the server under test."""
+
+    def __init__(self, server: LookupServer, port: int) -> None:
+        self.server = server
+        self.port = port
+
+    def connect(self) -> socket.socket:
+        """A raw connection, for what no HTTP client would send."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE)
+
+    def request(self, target: str, method: str = "GET", **headers: str) -> Response:
+        """One request on a connection of its own."""
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)) as connection:
+            connection.request(method, target, headers=headers)
+            response = connection.getresponse()
+            text = response.read().decode()
+            is_json = response.headers["Content-Type"] == "application/json" and text
+            return Response(
+                response.status, dict(response.headers), json.loads(text) if is_json else text
+            )
+
+    def lookup(self, *names: str) -> Response:
+        """A lookup of the names as they are, which must not need quoting."""
+        return self.request(f"/lookup?fqdn={','.join(names)}")
+
+    def raw(self, data: bytes) -> bytes:
+        """All that the server answers to `data` until it closes the connection."""
+        with self.connect() as connection:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+    def metric(self, sample: str) -> float:
+        """The value of a sample, which is named with its labels but without our prefix."""
+        for line in self.request("/metrics").body.splitlines():
+            name, _, value = line.rpartition(" ")
+            if name == f"automatic_zone_placement_{sample}":
+                return float(value)
+        return 0.0
+
+
+@contextmanager
+def running(
+    table: object = SUBNETS_DATA, max_connections: int = 1000, **environment: str
+) -> Iterator[Client]:
+    """A server on a free port, with the table and the environment's settings."""
+    settings = Settings.from_environment({"HOST": "127.0.0.1", "PORT": "0"} | environment)
+    loop = EventLoop()
+    listener = listen(settings.host, settings.port)
+    port = listener.getsockname()[1]
+    server = LookupServer(loop, listener, settings, load(table), max_connections)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        yield Client(server, port)
+    finally:
+        loop.call_soon_threadsafe(server.drain)
+        thread.join(DEADLINE)
+        assert not thread.is_alive(), "the server did not stop"
+        for connection in list(server.connections):
+            connection.close()
+        loop.close()
+
+
+class FakeDNS:
+    """Stands in for `getaddrinfo`: what a name resolves to is up to the test.
+
+    `answers` has for each name its addresses, or the exception to raise; a name
+    that is in `silent` is not answered until `speak` is called.
+    """
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[str] | Exception] = {}
+        self.silent: set[str] = set()
+        self.asked: list[str] = []
+        self._speak = threading.Event()
+        self._real: Any = socket.getaddrinfo
+
+    def speak(self) -> None:
+        """Ends the silence, also for those who wait already."""
+        self.silent.clear()
+        self._speak.set()
+
+    def __call__(
+        self,
+        host: str,
+        port: object,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        if host == "127.0.0.1":  # the test's own client
+            return self._real(host, port, family, type, proto, flags)
+        assert (family, type) == (socket.AF_INET, socket.SOCK_STREAM)
+        self.asked.append(host)
+        if host in self.silent:
+            self._speak.wait(DEADLINE)
+        answer = self.answers.get(host, socket.gaierror(socket.EAI_NONAME, "no such name"))
+        if isinstance(answer, Exception):
+            raise answer
+        return [(family, type, 6, "", (address, 0)) for address in answer]
+
+
+@contextmanager
+def fake_dns(**names: list[str] | Exception) -> Iterator[FakeDNS]:
+    """Replaces the system resolver; `db=[...]` is the name `db.test`."""
+    dns = FakeDNS()
+    dns.answers = {f"{name}.test": answer for name, answer in names.items()}
+    with mock.patch("socket.getaddrinfo", dns):
+        try:
+            yield dns
+        finally:
+            dns.speak()
