@@ -1,0 +1,7 @@
+FROM python:3.13.7-alpine3.22
+WORKDIR /app
+COPY connection.py errors.py eventloop.py metrics.py placement.py resolver.py server.py subnets.py ./
+RUN python -m compileall -q .
+USER 65532:65532
+EXPOSE 8080
+ENTRYPOINT ["python", "/app/server.py"]

@@ -1,0 +1,120 @@
+"""The C library's own resolver, asking a real DNS server.
+
+Which server it asks is in /etc/resolv.conf, so the tests run in a mount and a
+network namespace of their own, where that file and port 53 are theirs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+from tests import dns_server
+from tests.support import Client, running
+
+INSIDE = "TESTS_RUN_IN_NAMESPACES"
+AS_ROOT = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+UNSHARE = ["unshare", *AS_ROOT, "--net", "--mount"]
+
+HERE, THERE = "192.168.0.1", "192.168.32.1"
+RESOLV_CONF = "nameserver 127.0.0.1\noptions ndots:1 timeout:1 attempts:1\n"
+NSSWITCH_CONF = "hosts: files dns\n"
+
+CASES: dict[str, tuple[list[str] | int | None, int, str]] = {
+    "db.test": ([HERE], 200, HERE),
+    "alias.test": (["db.test", HERE], 200, HERE),
+    "two-in-one-zone.test": ([HERE, "192.168.96.1"], 200, HERE),
+    "two-in-two-zones.test": ([HERE, THERE], 409, "AmbiguousZone"),
+    "elsewhere.test": (["203.0.113.1"], 404, "ZoneNotFound"),
+    "no-such-name.test": (dns_server.NXDOMAIN, 404, "NameNotFound"),
+    "no-a-record.test": (dns_server.NODATA, 404, "NameNotFound"),
+    "failing.test": (dns_server.SERVFAIL, 502, "ResolverFailure"),
+    "refused.test": (dns_server.REFUSED, 502, "ResolverFailure"),
+    "silent.test": (dns_server.SILENT, 504, "ResolverTimeout"),
+}
+
+
+def _set_loopback_up() -> None:
+    siocgifflags, siocsifflags, iff_up = 0x8913, 0x8914, 1  # netdevice(7)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = struct.pack("16sH14s", b"lo", 0, b"")
+        (flags,) = struct.unpack_from("16xH", fcntl.ioctl(sock, siocgifflags, request))
+        fcntl.ioctl(sock, siocsifflags, struct.pack("16sH14s", b"lo", flags | iff_up, b""))
+
+
+def _replace(path: str, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", delete=False) as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)
+    subprocess.run(["mount", "--bind", file.name, path], check=True)
+    os.unlink(file.name)
+
+
+@unittest.skipIf(os.environ.get(INSIDE), "these tests run in there")
+class NamespaceTest(unittest.TestCase):
+    def test_all_of_it_in_namespaces_of_its_own(self) -> None:
+        try:
+            subprocess.run([*UNSHARE, "true"], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.skipTest(f"the system does not let us make namespaces: {error}")
+        inside = subprocess.run(
+            [*UNSHARE, sys.executable, "-m", "unittest", "-v", "tests.test_dns"],
+            env=os.environ | {INSIDE: "1"},
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(inside.returncode, 0, inside.stderr)
+        self.assertRegex(inside.stderr, r"test_answers \S+ \.\.\. ok")
+
+
+@unittest.skipUnless(os.environ.get(INSIDE), "needs namespaces of its own")
+class RealResolverTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        _set_loopback_up()
+        _replace("/etc/resolv.conf", RESOLV_CONF)
+        _replace("/etc/nsswitch.conf", NSSWITCH_CONF)
+
+    def assert_lookup(self, client: Client, name: str, status: int, outcome: str) -> None:
+        response = client.lookup(name)
+        self.assertEqual(response.status, status)
+        self.assertEqual(response.body["address" if status == 200 else "reason"], outcome)
+
+    def test_answers(self) -> None:
+        zone = {name: known for name, (known, _, _) in CASES.items()}
+        with dns_server.serving(zone), running(DNS_TIMEOUT="0.5") as client:
+            for name, (_, status, outcome) in CASES.items():
+                with self.subTest(name):
+                    self.assert_lookup(client, name, status, outcome)
+
+    def test_without_a_dns_server(self) -> None:
+        with running() as client:
+            self.assert_lookup(client, "db.test", 502, "ResolverFailure")
+
+    def test_an_old_answer_while_the_dns_server_is_away(self) -> None:
+        with running(DNS_CACHE_TTL="0") as client:
+            with dns_server.serving({"db.test": [HERE]}):
+                self.assertNotIn("stale", client.lookup("db.test").body)
+            self.assertTrue(client.lookup("db.test").body["stale"])
+            with dns_server.serving({"db.test": [THERE]}):
+                response = client.lookup("db.test")
+        self.assertEqual(response.body["address"], THERE)
+        self.assertNotIn("stale", response.body)
+
+    def test_an_absolute_name_and_its_case(self) -> None:
+        with dns_server.serving({"db.test": [HERE]}) as asked, running() as client:
+            self.assert_lookup(client, "DB.Test.", 200, HERE)
+        self.assertEqual(asked, ["db.test"])
+
+
+if __name__ == "__main__":
+    unittest.main()
