@@ -50,8 +50,7 @@ _REQUEST_LINE = re.compile(rb"(%b) ([!-~]+) HTTP/1\.([0-9])\r\n" % _TOKEN)
 # characters (RFC 9112, section 5).
 _FIELDS = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*\r\n){0,100}\r\n" % _TOKEN)
 _FIELD = re.compile(
-    rb"^(connection|content-length|host|transfer-encoding):[\t ]*(.*?)[\t ]*\r$",
-    re.IGNORECASE | re.MULTILINE,
+    rb"^(connection|content-length|host|transfer-encoding):(.*)\r$", re.IGNORECASE | re.MULTILINE
 )
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
@@ -68,6 +67,8 @@ class ConnectionHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: ConnectionServer  # type: ignore[assignment]
     raw_requestline: bytes
+    rfile: io.BytesIO
+    wfile: io.BytesIO
 
     def __init__(self, connection: socket.socket, server: ConnectionServer) -> None:
         # Not the inherited one, which serves the whole connection before it returns.
@@ -146,6 +147,8 @@ class ConnectionHandler(BaseHTTPRequestHandler):
 
     def close_if_silent(self) -> None:
         """Closes the connection unless a request is being answered, or has begun to arrive."""
+        if not (self._closed or self._answering):
+            self._receive()  # what may have come just now
         if not (self._answering or self._received):
             self.close()
 
@@ -227,7 +230,6 @@ class ConnectionHandler(BaseHTTPRequestHandler):
             self.wfile = io.BytesIO()
             self.send_service_error(InternalError("the service failed; its log has more"))
         if not (self._put_off or self._closed):
-            assert isinstance(self.wfile, io.BytesIO)
             self._unsent = self.wfile.getvalue()
             self.server.answered(self)
             self._flush()
@@ -305,7 +307,7 @@ def _keeps_alive(version: str, fields: bytes) -> bool:
         raise InvalidRequest("malformed or too many header fields")
     found: dict[bytes, list[bytes]] = {}
     for name, value in _FIELD.findall(fields):
-        found.setdefault(name.lower(), []).append(value.lower())
+        found.setdefault(name.lower(), []).append(value.strip(b"\t ").lower())
     for name in (b"content-length", b"host", b"transfer-encoding"):
         if len(found.get(name, ())) > 1:
             raise InvalidRequest(f"header field {name.decode()} is repeated")
@@ -383,6 +385,7 @@ class ConnectionServer:
     def drain(self) -> None:
         """Closes the listener, lets requests in flight finish, then ends the loop."""
         self.draining = True
+        self._accept(EVENT_READ)  # who may have come just now
         self.loop.watch(self._listener, 0, self._accept)
         self._listener.close()
         self._drain_until(monotonic() + DRAIN_TIMEOUT)

@@ -1,0 +1,97 @@
+"""The README's commands that gather a table, with the clouds' command lines replaced.
+
+In place of each is a script that prints a file of tests/cloud_cli, which is in the
+form that the cloud's documentation gives for that command.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+from subnets import Subnet, parse
+
+TESTS = Path(__file__).resolve().parent
+README = (TESTS.parent / "README.md").read_text()
+
+# Its words up to the first option name the file.
+STAND_IN = """#!/bin/bash
+file=$(basename "$0")
+for word; do [[ $word == -* ]] && break; file+=-$word; done
+cat "{folder}/$file.json"
+"""
+
+# getent ahostsv4 NAME
+GETENT = """#!/bin/bash
+case $2 in
+    orders.postgres*) echo "10.30.0.5 STREAM $2" ;;
+    billing.mysql*) echo "10.30.4.4 STREAM $2"; echo "10.30.4.4 DGRAM" ;;
+    *) exit 2 ;;
+esac
+"""
+
+
+def commands(tool: str) -> list[str]:
+    """The README's shell blocks that use the tool."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if re.search(rf"\b{tool} [\w-]", block)]
+
+
+def table(text: str) -> set[Subnet]:
+    return set(parse(text))
+
+
+@unittest.skipUnless(shutil.which("jq"), "the jq command is not on PATH")
+class CommandTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        shutil.copy(TESTS.parent / "subnets.py", self.folder)
+        for tool in ("aws", "az", "gcloud"):
+            self.replace(tool, STAND_IN.format(folder=TESTS / "cloud_cli"))
+        self.replace("getent", GETENT)
+        self.replace("python", f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
+
+    def replace(self, tool: str, script: str) -> None:
+        path = self.folder / tool
+        path.write_text(script)
+        path.chmod(0o755)
+
+    def run_block(self, block: str) -> str:
+        """What it prints, or writes to subnets.json."""
+        run = subprocess.run(
+            ["bash", "-ec", f'PATH="$PWD:$PATH"\n{block}'],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(run.returncode, 0, f"{block}\n{run.stderr}")
+        written = self.folder / "subnets.json"
+        return written.read_text() if written.exists() else run.stdout
+
+    def gathered(self, tool: str) -> set[Subnet]:
+        return table("".join(map(self.run_block, commands(tool))))
+
+    def example(self, name: str) -> set[Subnet]:
+        return table((TESTS / "examples" / name / "subnets.json").read_text())
+
+    def test_google_cloud(self) -> None:
+        self.assertEqual(self.gathered("gcloud"), self.example("google-cloud"))
+
+    def test_azure(self) -> None:
+        self.assertEqual(self.gathered("az"), self.example("azure"))
+
+    def test_aws(self) -> None:
+        blocks = commands("aws ec2 describe-subnets")
+        self.assertGreaterEqual(len(blocks), 4)
+        for block in blocks:
+            with self.subTest(block):
+                self.assertTrue(table(self.run_block(block)))
+
+
+if __name__ == "__main__":
+    unittest.main()
