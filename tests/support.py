@@ -37,6 +37,32 @@ class Response(NamedTuple):
     body: Any
 
 
+def _decoded(headers: dict[str, str], body: bytes) -> Any:
+    is_json = headers["Content-Type"] == "application/json" and body
+    return json.loads(body) if is_json else body.decode()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """All that still comes until the other side closes its half of the connection."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def responses(data: bytes) -> list[Response]:
+    """The answers in `data`, complete and with nothing in between; only HEAD's have no body."""
+    found = []
+    while data:
+        head, _, rest = data.partition(b"\r\n\r\n")
+        line, *fields = head.decode("ascii").split("\r\n")
+        protocol, status, _ = line.split(" ", 2)
+        headers = dict(field.split(": ", 1) for field in fields)
+        has_body = rest and not rest.startswith(b"HTTP/1.1 ")
+        length = int(headers["Content-Length"]) if has_body else 0
+        assert (protocol, len(headers)) == ("HTTP/1.1", len(fields)) and len(rest) >= length, head
+        found.append(Response(int(status), headers, _decoded(headers, rest[:length])))
+        data = rest[length:]
+    return found
+
+
 class Client:
     """Talks to the server under test."""
 
@@ -53,11 +79,8 @@ class Client:
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)) as connection:
             connection.request(method, target, headers=headers)
             response = connection.getresponse()
-            text = response.read().decode()
-            is_json = response.headers["Content-Type"] == "application/json" and text
-            return Response(
-                response.status, dict(response.headers), json.loads(text) if is_json else text
-            )
+            headers = dict(response.headers)
+            return Response(response.status, headers, _decoded(headers, response.read()))
 
     def lookup(self, *names: str) -> Response:
         """A lookup of the names as they are, which must not need quoting."""
@@ -68,7 +91,24 @@ class Client:
         with self.connect() as connection:
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
-            return b"".join(iter(lambda: connection.recv(65536), b""))
+            return read_all(connection)
+
+    def answers(self, data: bytes) -> list[Response]:
+        """The answers to `data`, which may hold any number of requests."""
+        return responses(self.raw(data))
+
+    def stop(self) -> None:
+        """Tells the server to stop, which it does after `SHUTDOWN_DELAY`."""
+        self.server.loop.call_soon_threadsafe(self.server.stop)
+        wait_until(lambda: self.server.draining)
+
+    def is_refused(self) -> bool:
+        """Whether nobody listens any more."""
+        try:
+            self.connect().close()
+        except ConnectionError:
+            return True
+        return False
 
     def metric(self, sample: str) -> float:
         """The value of a sample, which is named with its labels but without our prefix."""
@@ -91,10 +131,15 @@ def running(
     server = LookupServer(loop, listener, settings, load(table), max_connections)
     thread = threading.Thread(target=loop.run)
     thread.start()
+
+    def drain() -> None:
+        if listener.fileno() >= 0:  # unless the test did
+            server.drain()
+
     try:
         yield Client(server, port)
     finally:
-        loop.call_soon_threadsafe(server.drain)
+        loop.call_soon_threadsafe(drain)
         thread.join(DEADLINE)
         assert not thread.is_alive(), "the server did not stop"
         for connection in list(server.connections):
