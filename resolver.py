@@ -31,11 +31,11 @@ __all__ = ["Addresses", "Resolution", "Resolver", "parse_name"]
 
 # A query holds its thread for as long as the C library waits, 10 s and more when
 # DNS is dead. A waiting thread costs little but its stack.
-MAX_QUERIES = 256
+MAX_QUERIES = 512
 
 # Of these, so many are kept for names that have been answered before: names that
 # never answer cannot keep the good ones from being asked anew.
-RESERVED_QUERIES = 64
+RESERVED_QUERIES = 128
 
 # A name whose query outlived its deadline is most likely still without DNS. For
 # so many seconds after that query's end its old answer is handed out while it is

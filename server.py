@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
-import platform
 import resource
 import signal
 import socket
@@ -190,7 +190,7 @@ class LookupServer(ConnectionServer):
                 "The version that runs; always 1.",
                 lambda: 1,
                 version=__version__,
-                python=platform.python_version(),
+                python=".".join(map(str, sys.version_info[:3])),
             ),
         ]
 
@@ -380,6 +380,10 @@ def main() -> int:
         return _complain(*(f"{source}: {problem}" for problem in error.problems))
     except OSError as error:
         return _complain(f"cannot listen on port {settings.port}: {error.strerror}")
+    # See resolv.conf(5). By itself the GNU C library waits 5 s before it asks again: a lost query
+    # would block its name for as long after DNS is back.
+    patience = math.ceil(settings.dns_timeout)
+    os.environ.setdefault("RES_OPTIONS", f"timeout:{patience} attempts:2")
     logging.basicConfig(
         level=settings.log_level,
         format="%(asctime)s %(levelname)s %(message)s",
