@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 from eventloop import EventLoop
 from server import LookupServer, Settings, listen
 from subnets import SUBNETS_DATA, load
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # For what must happen; a test that passes never waits so long.
 DEADLINE = 10.0
@@ -63,20 +68,20 @@ def responses(data: bytes) -> list[Response]:
     return found
 
 
-class Client:
-    """Talks to the server under test."""
+class Remote:
+    """Talks to a server under test, wherever that runs."""
 
-    def __init__(self, server: LookupServer, port: int) -> None:
-        self.server = server
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.port = port
+        self.host = host
 
     def connect(self) -> socket.socket:
         """A raw connection, for what no HTTP client would send."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE)
+        return socket.create_connection((self.host, self.port), timeout=DEADLINE)
 
     def request(self, target: str, method: str = "GET", **headers: str) -> Response:
         """One request on a connection of its own."""
-        with closing(HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)) as connection:
+        with closing(HTTPConnection(self.host, self.port, timeout=DEADLINE)) as connection:
             connection.request(method, target, headers=headers)
             response = connection.getresponse()
             headers = dict(response.headers)
@@ -97,11 +102,6 @@ class Client:
         """The answers to `data`, which may hold any number of requests."""
         return responses(self.raw(data))
 
-    def stop(self) -> None:
-        """Tells the server to stop, which it does after `SHUTDOWN_DELAY`."""
-        self.server.loop.call_soon_threadsafe(self.server.stop)
-        wait_until(lambda: self.server.draining)
-
     def is_refused(self) -> bool:
         """Whether nobody listens any more."""
         try:
@@ -117,6 +117,19 @@ class Client:
             if name == f"automatic_zone_placement_{sample}":
                 return float(value)
         return 0.0
+
+
+class Client(Remote):
+    """Talks to a server in a thread of the test's own process."""
+
+    def __init__(self, server: LookupServer, port: int) -> None:
+        super().__init__(port)
+        self.server = server
+
+    def stop(self) -> None:
+        """Tells the server to stop, which it does after `SHUTDOWN_DELAY`."""
+        self.server.loop.call_soon_threadsafe(self.server.stop)
+        wait_until(lambda: self.server.draining)
 
 
 @contextmanager
@@ -197,3 +210,18 @@ def fake_dns(**names: list[str] | Exception) -> Iterator[FakeDNS]:
             yield dns
         finally:
             dns.speak()
+
+
+class Run(NamedTuple):
+    """How a program ended, and what it wrote."""
+
+    status: int
+    output: str
+    errors: list[str]
+
+
+def run_subnets(*arguments: str, stdin: bytes = b"") -> Run:
+    """Runs `python subnets.py` to its end."""
+    command = [sys.executable, str(ROOT / "subnets.py"), *arguments]
+    run = subprocess.run(command, input=stdin, capture_output=True, timeout=DEADLINE)
+    return Run(run.returncode, run.stdout.decode(), run.stderr.decode().splitlines())
