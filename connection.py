@@ -48,7 +48,7 @@ _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, section 5.6.2
 _REQUEST_LINE = re.compile(rb"(%b) ([!-~]+) HTTP/1\.([0-9])\r\n" % _TOKEN)
 # No folded lines, no space before the colon, no bare CR or LF, no other control
 # characters (RFC 9112, section 5).
-_FIELDS = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*\r\n){0,100}\r\n" % _TOKEN)
+_FIELDS = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*\r\n){0,99}\r\n" % _TOKEN)
 _FIELD = re.compile(
     rb"^(connection|content-length|host|transfer-encoding):(.*)\r$", re.IGNORECASE | re.MULTILINE
 )
@@ -152,10 +152,11 @@ class ConnectionHandler(BaseHTTPRequestHandler):
         if not (self._answering or self._received):
             self.close()
 
-    def close_if_overdue(self) -> None:
-        """Closes the connection unless it is we who keep it waiting."""
+    def close_unless_waiting(self) -> bool:
+        """Closes the connection unless it is we who keep it waiting; whether it did."""
         if not self._put_off:
             self.close()
+        return self._closed
 
     # From a request to its answer.
 
@@ -346,22 +347,25 @@ class ConnectionServer:
 
     def _accept(self, _events: int) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
-            try:
-                connection, _ = self._listener.accept()
-            except BlockingIOError:
+            if not self._accept_one():
                 return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self._make_room()
-                return
-            if len(self.connections) >= self._max_connections:
-                self._make_room()
-            self.answered(self._handler(connection, self))
 
-    def _make_room(self) -> None:
-        for longest_silent in self.connections:
-            longest_silent.close()
-            break
+    def _accept_one(self) -> bool:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:  # BlockingIOError if there is none
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._make_room()
+            return False
+        if len(self.connections) < self._max_connections or self._make_room():
+            self.answered(self._handler(connection, self))
+        else:
+            connection.close()
+        return True
+
+    def _make_room(self) -> bool:
+        """Closes the longest silent connection; False if we keep them all waiting."""
+        return any(each.close_unless_waiting() for each in list(self.connections))
 
     def answered(self, connection: ConnectionHandler) -> None:
         """Notes that the connection is of use just now."""
@@ -379,13 +383,14 @@ class ConnectionServer:
             list(self.connections),
         )
         for connection in overdue:
-            connection.close_if_overdue()
+            connection.close_unless_waiting()
         self.loop.call_later(1, self._close_overdue)
 
     def drain(self) -> None:
         """Closes the listener, lets requests in flight finish, then ends the loop."""
         self.draining = True
-        self._accept(EVENT_READ)  # who may have come just now
+        while self._accept_one():  # who has come by now
+            pass
         self.loop.watch(self._listener, 0, self._accept)
         self._listener.close()
         self._drain_until(monotonic() + DRAIN_TIMEOUT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from http import HTTPStatus
 
 __all__ = [
@@ -107,5 +108,8 @@ class ResolverTimeout(ServiceError):
 
 def shown(value: object) -> str:
     """`value` as a message may show it: quoted, in one line and of bounded length."""
-    text = ascii(value)
-    return text if len(text) <= 300 else f"{text[:297]}..."
+    return _bounded.repr(value)
+
+
+_bounded = reprlib.Repr()
+_bounded.maxstring = _bounded.maxother = 256  # a domain name and its quotes

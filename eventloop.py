@@ -75,7 +75,8 @@ class EventLoop:
 
     def _turn(self) -> None:
         delay = self._timers.run(blocking=False)
-        for key, events in self._selector.select(0 if self._calls else delay):
+        at_once = self._calls or not self._running
+        for key, events in self._selector.select(0 if at_once else delay):
             key.data(events)
         for _ in range(len(self._calls)):
             self._calls.popleft()()

@@ -108,7 +108,8 @@ _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 def _whole_number(maximum: int) -> Callable[[str], int]:
     def convert(value: str) -> int:
-        if not (value.isascii() and value.isdigit() and int(value) <= maximum):
+        is_number = value.isascii() and value.isdigit() and len(value) <= len(str(maximum))
+        if not is_number or int(value) > maximum:
             raise ValueError(f"a whole number from 0 to {maximum}")
         return int(value)
 
@@ -221,7 +222,7 @@ class LookupServer(ConnectionServer):
 
 def log_lookup(line: str) -> None:
     """Writes a lookup's line as `logging` would, which takes longer than all the rest of it."""
-    if logging.root.isEnabledFor(logging.INFO):
+    if sys.stderr and logging.root.isEnabledFor(logging.INFO):
         with suppress(OSError, ValueError):  # nobody reads it any more
             sys.stderr.write(f"{_timestamp(int(time()))} INFO lookup {line}\n")
 
@@ -336,11 +337,17 @@ class LookupHandler(ConnectionHandler):
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; without a host, for all addresses of both families if there are both.
 
-    Raises `OSError`.
+    Raises `OSError`, whose `strerror` says why.
     """
     if host:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        try:
+            return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            why = str(error.strerror).partition(" (while")[0]  # it shows the address unbounded
+            raise OSError(error.errno, why) from None
+        except (TypeError, UnicodeError):  # what sockets raise for text that IDNA cannot encode
+            raise OSError(errno.EINVAL, "this is not a host name") from None
     if socket.has_dualstack_ipv6():
         try:
             return socket.create_server(
@@ -379,7 +386,8 @@ def main() -> int:
         source = settings.subnets_file or "SUBNETS_DATA"
         return _complain(*(f"{source}: {problem}" for problem in error.problems))
     except OSError as error:
-        return _complain(f"cannot listen on port {settings.port}: {error.strerror}")
+        where = f"HOST {shown(settings.host)}, PORT {settings.port}"
+        return _complain(f"cannot listen on {where}: {error.strerror}")
     # See resolv.conf(5). By itself the GNU C library waits 5 s before it asks again: a lost query
     # would block its name for as long after DNS is back.
     patience = math.ceil(settings.dns_timeout)
@@ -404,7 +412,9 @@ def serve(settings: Settings, table: SubnetTable, listener: socket.socket) -> No
     def stop(number: int, _frame: object) -> None:
         if server.draining:
             os._exit(128 + number)
-        logging.info("%s: no longer ready", signal.Signals(number).name)
+        server.draining = True
+        name = signal.Signals(number).name
+        loop.call_soon_threadsafe(lambda: logging.info("%s: no longer ready", name))
         loop.call_soon_threadsafe(server.stop)
 
     signal.signal(signal.SIGTERM, stop)

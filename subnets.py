@@ -14,8 +14,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 from typing import NamedTuple
+
+from errors import shown
 
 __all__ = ["SUBNETS_DATA", "InvalidSubnets", "Subnet", "SubnetTable", "load", "parse"]
 
@@ -147,7 +148,7 @@ def _documents(text: str) -> Iterator[object]:
         position = len(text) - len(rest)
         try:
             document, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # also for a number with thousands of digits
             raise InvalidSubnets([f"not JSON: {error}"]) from None
         except RecursionError:
             raise InvalidSubnets(["not a table of subnets: nested too deeply"]) from None
@@ -181,7 +182,7 @@ class _Entry(NamedTuple):
     owner: str | None
 
     def __str__(self) -> str:
-        source = " of ".join(filter(None, (self.vpc, self.owner)))
+        source = " of ".join(shown(name) for name in (self.vpc, self.owner) if name)
         return f"{self.subnet.zone_text()}, {', '.join(filter(None, (self.where, source)))}"
 
 
@@ -197,7 +198,7 @@ class _Loader:
         if not isinstance(entries, list):
             self.problems.append(
                 f"{prefix}expected a list of subnets or an object with the list 'Subnets', "
-                f"not {_shown(document)}"
+                f"not {shown(document)}"
             )
             return
         for index, entry in enumerate(entries):
@@ -205,10 +206,10 @@ class _Loader:
 
     def add_entry(self, raw: object, where: str) -> None:
         if not isinstance(raw, dict):
-            self.problems.append(f"{where}: expected an object, not {_shown(raw)}")
+            self.problems.append(f"{where}: expected an object, not {shown(raw)}")
         elif _is_ipv6_only(raw):
-            subnet = raw.get("SubnetId", "this subnet")
-            self.warnings.append(f"{where}: {subnet} has no IPv4 addresses and is left out")
+            subnet = shown(raw.get("SubnetId", "a subnet without CIDRBlock"))
+            self.warnings.append(f"{where}: {subnet} is IPv6-only and is left out")
         elif problems := [f"{where}: {problem}" for problem in _problems(raw)]:
             self.problems += problems
         else:
@@ -270,20 +271,20 @@ def _cidr_problems(cidr: object) -> Iterator[str]:
     if cidr is None:
         yield "CIDRBlock is missing"
     elif not isinstance(cidr, str):
-        yield f"CIDRBlock {_shown(cidr)} is not a string"
+        yield f"CIDRBlock {shown(cidr)} is not a string"
     elif ":" in cidr:
-        yield f"CIDRBlock {_shown(cidr)} is IPv6; only IPv4 subnets are matched"
+        yield f"CIDRBlock {shown(cidr)} is IPv6; only IPv4 subnets are matched"
     elif not _CIDR.fullmatch(cidr):
-        yield f"CIDRBlock {_shown(cidr)} is not a CIDR such as 10.0.0.0/24"
+        yield f"CIDRBlock {shown(cidr)} is not a CIDR such as 10.0.0.0/24"
     else:
         try:
             address, length = _block(cidr)
         except ValueError:
-            yield f"CIDRBlock {_shown(cidr)} is not a CIDR such as 10.0.0.0/24"
+            yield f"CIDRBlock {shown(cidr)} is not a CIDR such as 10.0.0.0/24"
         else:
             if address & ~_netmask(length):
                 network = IPv4Network(cidr, strict=False)
-                yield f"CIDRBlock {_shown(cidr)} has host bits set; the subnet is {network}"
+                yield f"CIDRBlock {shown(cidr)} has host bits set; the subnet is {network}"
 
 
 # A table has few zones and many subnets.
@@ -297,7 +298,7 @@ def _value_problems(what: str, value: object) -> Iterator[str]:
         yield f"{what} is missing or empty"
     elif not isinstance(value, str) or not _is_label_value(value):
         yield (
-            f"{what} {_shown(value)} is not a valid Kubernetes label value (at most 63 letters, "
+            f"{what} {shown(value)} is not a valid Kubernetes label value (at most 63 letters, "
             "digits, '-', '_' and '.', beginning and ending with a letter or digit)"
         )
 
@@ -306,14 +307,14 @@ def _label_problems(labels: object) -> Iterator[str]:
     if labels is None:
         return
     if not isinstance(labels, dict):
-        yield f"NodeLabels {_shown(labels)} is not an object"
+        yield f"NodeLabels {shown(labels)} is not an object"
         return
     for key, value in labels.items():
         if key in (ZONE_LABEL, ZONE_ID_LABEL):
             yield f"NodeLabels key {key!r} is set from the zone already"
         elif not isinstance(key, str) or not _LABEL_KEY.fullmatch(key):
-            yield f"NodeLabels key {_shown(key)} is not a valid Kubernetes label key"
-        yield from _value_problems(f"NodeLabels value of {_shown(key)},", value)
+            yield f"NodeLabels key {shown(key)} is not a valid Kubernetes label key"
+        yield from _value_problems(f"NodeLabels value of {shown(key)},", value)
 
 
 def _shuffled(zones: Iterable[tuple[str, str | None]]) -> Iterator[str]:
@@ -351,12 +352,6 @@ def _holds(block: Block, address: int) -> bool:
     return address & _netmask(length) == network
 
 
-def _shown(value: object) -> str:
-    """`value` for a message: quoted, in one line and of bounded length."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
 def _entry_line(subnet: Subnet) -> str:
     entry: dict[str, object] = {"CIDRBlock": subnet.cidr, "AvailabilityZone": subnet.zone}
     if subnet.zone_id is not None:
@@ -380,8 +375,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     file = parser.parse_args(arguments).file
     try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        table = parse(data.decode("utf-8-sig"))
+        with open(0 if file == "-" else file, "rb") as source:
+            table = parse(source.read().decode("utf-8-sig"))
     except OSError as error:
         print(f"{file}: {error.strerror}", file=sys.stderr)
         return 2

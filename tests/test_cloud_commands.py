@@ -50,7 +50,8 @@ def table(text: str) -> set[Subnet]:
 class CommandTest(unittest.TestCase):
     def setUp(self) -> None:
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
-        shutil.copy(TESTS.parent / "subnets.py", self.folder)
+        for module in ("subnets.py", "errors.py"):
+            shutil.copy(TESTS.parent / module, self.folder)
         for tool in ("aws", "az", "gcloud"):
             self.replace(tool, STAND_IN.format(folder=TESTS / "cloud_cli"))
         self.replace("getent", GETENT)
