@@ -20,7 +20,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from itertools import takewhile
+from itertools import chain, islice, takewhile
 from selectors import EVENT_READ, EVENT_WRITE
 from time import monotonic, time
 
@@ -76,11 +76,11 @@ class ConnectionHandler(BaseHTTPRequestHandler):
         self.server = server
         self.answered_at = 0.0
         self.lingering = False  # our side is closed, what still comes is discarded
+        self.waits_for_us = False  # the answer to its request is put off
         self._closed = False
         self._received = b""
         self._unsent = b""
         self._answering = False  # a request; the next one has to wait
-        self._put_off = False  # the answer to it
         self._half_closed = False  # by the client, which sends no more
         self._events = 0
         connection.setblocking(False)
@@ -152,12 +152,6 @@ class ConnectionHandler(BaseHTTPRequestHandler):
         if not (self._answering or self._received):
             self.close()
 
-    def close_unless_waiting(self) -> bool:
-        """Closes the connection unless it is we who keep it waiting; whether it did."""
-        if not self._put_off:
-            self.close()
-        return self._closed
-
     # From a request to its answer.
 
     def _next_request(self) -> None:
@@ -226,22 +220,22 @@ class ConnectionHandler(BaseHTTPRequestHandler):
         except Exception as error:
             # A defect of ours; it must cost this request and no other.
             logging.error("answering %s", shown(self.requestline), exc_info=error)
-            self._put_off = False
+            self.waits_for_us = False
             self.close_connection = True
             self.wfile = io.BytesIO()
             self.send_service_error(InternalError("the service failed; its log has more"))
-        if not (self._put_off or self._closed):
+        if not (self.waits_for_us or self._closed):
             self._unsent = self.wfile.getvalue()
             self.server.answered(self)
             self._flush()
 
     def put_off(self) -> None:
         """Leaves the answer to a later `resume`; to be called by `do_GET`."""
-        self._put_off = True
+        self.waits_for_us = True
 
     def resume(self, write: Callable[[], None]) -> None:
         """Sends the answer that was put off and that `write` writes."""
-        self._put_off = False
+        self.waits_for_us = False
         self._answer(write)
 
     def _sent(self) -> None:
@@ -357,15 +351,16 @@ class ConnectionServer:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 self._make_room()
             return False
-        if len(self.connections) < self._max_connections or self._make_room():
-            self.answered(self._handler(connection, self))
-        else:
-            connection.close()
+        if len(self.connections) >= self._max_connections:
+            self._make_room()
+        self.answered(self._handler(connection, self))
         return True
 
-    def _make_room(self) -> bool:
-        """Closes the longest silent connection; False if we keep them all waiting."""
-        return any(each.close_unless_waiting() for each in list(self.connections))
+    def _make_room(self) -> None:
+        """Closes the longest silent connection, or if all are kept waiting the first of these."""
+        silent = (each for each in self.connections if not each.waits_for_us)
+        for connection in islice(chain(silent, self.connections), 1):
+            connection.close()
 
     def answered(self, connection: ConnectionHandler) -> None:
         """Notes that the connection is of use just now."""
@@ -383,7 +378,8 @@ class ConnectionServer:
             list(self.connections),
         )
         for connection in overdue:
-            connection.close_unless_waiting()
+            if not connection.waits_for_us:
+                connection.close()
         self.loop.call_later(1, self._close_overdue)
 
     def drain(self) -> None:

@@ -112,4 +112,4 @@ def shown(value: object) -> str:
 
 
 _bounded = reprlib.Repr()
-_bounded.maxstring = _bounded.maxother = 256  # a domain name and its quotes
+_bounded.maxstring = _bounded.maxother = 240

@@ -342,11 +342,12 @@ def listen(host: str, port: int) -> socket.socket:
     if host:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
+            host.encode("idna")  # as a socket does it
             return socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
             why = str(error.strerror).partition(" (while")[0]  # it shows the address unbounded
             raise OSError(error.errno, why) from None
-        except (TypeError, UnicodeError):  # what sockets raise for text that IDNA cannot encode
+        except UnicodeError:
             raise OSError(errno.EINVAL, "this is not a host name") from None
     if socket.has_dualstack_ipv6():
         try:

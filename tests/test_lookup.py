@@ -186,7 +186,7 @@ class ErrorTest(unittest.TestCase):
             for name in INVALID_NAMES:
                 with self.subTest(name):
                     response = client.request(f"/lookup?fqdn={quote(name)}")
-                    self.assert_error(response, 400, "InvalidName", repr(name))
+                    self.assert_error(response, 400, "InvalidName", repr(name)[:100])
         self.assertEqual(dns.asked, [])
 
     def test_what_dns_says(self) -> None:

@@ -1,0 +1,635 @@
+"""HTTP/1.1 over raw sockets: what is a request, what is refused, and when a connection ends."""
+
+from __future__ import annotations
+
+import io
+import random
+import select
+import socket
+import threading
+import unittest
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from email.utils import parsedate_to_datetime
+from functools import partialmethod
+from http.server import BaseHTTPRequestHandler
+from unittest import mock
+
+import connection as http
+from eventloop import EventLoop
+from server import LookupHandler, listen
+from tests.support import (
+    DEADLINE,
+    Client,
+    Response,
+    fake_dns,
+    read_all,
+    responses,
+    running,
+    wait_until,
+)
+
+
+def request(target: str, *fields: str, method: str = "GET", version: str = "HTTP/1.1") -> bytes:
+    """A request's head as it is sent."""
+    return "\r\n".join([f"{method} {target} {version}", *fields, "", ""]).encode("latin-1")
+
+
+HEALTHZ = request("/healthz")
+LOOKUP = request("/lookup?fqdn=db.test")
+
+# protocol version, header fields, whether another request may follow
+PERSISTENCE = [
+    ("HTTP/1.1", [], True),
+    ("HTTP/1.1", ["Connection: keep-alive"], True),
+    ("HTTP/1.1", ["Connection: close"], False),
+    ("HTTP/1.1", ["connection:CLOSE"], False),
+    ("HTTP/1.1", ["Connection: te, close"], False),
+    ("HTTP/1.1", ["Connection: keep-alive, close"], False),
+    ("HTTP/1.1", ["Connection: keep-alive", "Connection: close"], False),
+    ("HTTP/1.1", ["X-Connection: close", "Host: close"], True),
+    ("HTTP/1.0", [], False),
+    ("HTTP/1.0", ["Connection: keep-alive"], True),
+    ("HTTP/1.0", ["Connection: Keep-Alive, te"], True),
+    ("HTTP/1.0", ["Connection: keep-alive, close"], False),
+    ("HTTP/1.9", [], True),
+]
+
+MALFORMED_LINES = [
+    b"hello",
+    b"hello hello",
+    b"hello hello hello hello",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # the beginning of TLS
+    b"GET",
+    b"GET /healthz",  # HTTP/0.9
+    b"GET /healthz HTTP/0.9",
+    b"GET /healthz HTTP/2.0",
+    b"PRI * HTTP/2.0",
+    b"GET /healthz HTTP/1",
+    b"GET /healthz HTTP/1.",
+    b"GET /healthz HTTP/1.x",
+    b"GET /healthz HTTP/1.10",
+    b"GET /healthz HTTP/11",
+    b"GET /healthz HTTP/1.1.1",
+    b"GET /healthz HTTP/-1.1",
+    b"GET /healthz HTTP/1.\xb2",
+    b"GET /healthz HTTPS/1.1",
+    b"GET /healthz http/1.1",
+    b"GET /healthz HTTP/1.1 ",
+    b" GET /healthz HTTP/1.1",
+    b"GET  /healthz HTTP/1.1",
+    b"GET\t/healthz\tHTTP/1.1",
+    b"GET /health z HTTP/1.1",
+    b"GET /healthz\xa0HTTP/1.1",
+    b"GET /healthz\0 HTTP/1.1",
+    b"GET /healthz\x7f HTTP/1.1",
+    b"GET /health\xe9 HTTP/1.1",
+    b"GET /healthz HTTP/1.1\rHost: x",
+    b"G(T /healthz HTTP/1.1",
+    b"\0GET /healthz HTTP/1.1",
+]
+
+MALFORMED_FIELDS = [
+    b"Host : x",
+    b"Host\t: x",
+    b" Host: x",
+    b"X: a\r\n b",  # folded
+    b"X: a\r\n\tb",
+    b"Host",
+    b": x",
+    b"H st: x",
+    b"H\xf6st: x",
+    b"H(st: x",
+    b"X: a\rb",
+    b"X: a\nY: b",
+    b"X: a\r\r\nY: b",
+    b"X: a\0b",
+    b"X: a\x0bb",
+    b"X: a\x1bb",
+    b"X: a\x7fb",
+    b"\r\rX: a",
+    b"Host: a\r\nHost: b",
+    b"Host: a\r\nhost: a",
+    b"Content-Length: 0\r\nContent-Length: 0",
+    b"Content-Length: 5\r\ncontent-length: 6",
+    b"Content-Length: 5\r\nTransfer-Encoding: chunked",
+    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+    b"Content-Length:",
+    b"Content-Length: five",
+    b"Content-Length: -5",
+    b"Content-Length: +5",
+    b"Content-Length: 5,5",
+    b"Content-Length: 5 5",
+    b"Content-Length: 0x5",
+    b"Content-Length: 5.0",
+    b"Content-Length: 1_0",
+    b"Content-Length: \xb2",
+    b"Content-Length: " + b"9" * 100,
+    b"\r\n".join(b"X: %d" % number for number in range(101)),
+    b"X: " + b"a" * http.MAX_HEAD,
+]
+
+MALFORMED = [
+    *(line + b"\r\n\r\n" for line in MALFORMED_LINES),
+    *(b"GET /healthz HTTP/1.1\r\n" + fields + b"\r\n\r\n" for fields in MALFORMED_FIELDS),
+    b"\r\n\r\n\r\n",
+    b"GET /healthz HTTP/1.1\n\n",
+    b"GET /healthz HTTP/1.1\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: x\n\n",
+    b"GET /healthz HTTP/1.1\r\nHost: x\n\r\n",
+    b"GET /healthz?" + b"a" * http.MAX_HEAD + b" HTTP/1.1\r\n\r\n",
+    b"POST /healthz HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+]
+
+# What need not be complete to be refused: waiting for its end would be of no use.
+HOPELESS = [
+    b"hello\r\n",
+    b"hello\n",
+    b"GET /healthz HTTP/1.1\n",
+    b"GET /healthz HTTP/1.1\r\nHost: x\n",
+    b"GET /healthz HTTP/1.1\r\nX: " + b"a" * http.MAX_HEAD,
+    b"a" * (http.MAX_HEAD + 1),
+    b"\n" * (http.MAX_HEAD + 1),
+]
+
+REFUSED = [(400, "InvalidRequest")]  # the only answer to any of these
+
+# Bodies that are requests themselves, to whoever fails to see that they are bodies.
+SMUGGLED = request("/smuggled")
+CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED)
+LENGTH = f"Content-Length: {len(SMUGGLED)}"
+BODIES = [
+    (request("/healthz", LENGTH), SMUGGLED),
+    (request("/healthz", LENGTH, method="HEAD"), SMUGGLED),
+    (request("/healthz", LENGTH, method="POST"), SMUGGLED),
+    (request("/healthz", LENGTH, "Connection: keep-alive", version="HTTP/1.0"), SMUGGLED),
+    (request("/healthz", LENGTH, "Expect: 100-continue"), SMUGGLED),
+    (request("/lookup?fqdn=db.test", LENGTH), SMUGGLED),
+    (request("/healthz", "Content-Length: 0"), SMUGGLED),
+    (request("/healthz", "Transfer-Encoding: chunked"), CHUNKED),
+    (request("/healthz", "Transfer-Encoding: chunked", method="POST"), CHUNKED),
+    (request("/healthz", "Transfer-Encoding: gzip, chunked"), CHUNKED),
+    (request("/healthz", "transfer-encoding:identity"), SMUGGLED),
+]
+
+# What is asked for, and what fails: before there is an answer, after DNS, after the answer.
+DEFECTS = [
+    ("/metrics", "server.render"),
+    ("/lookup?fqdn=db.test", "server.LookupServer.answer"),
+    ("/lookup?fqdn=192.168.1.7", "server.log_lookup"),
+]
+
+# What makes a mutated head interesting to a parser.
+SPICE = [
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b" ",
+    b"\t",
+    b":",
+    b"\0",
+    b"\x0b",
+    b"\x1c",
+    b"\x85",
+    b"\xa0",
+    b"HTTP/",
+]
+SPICE += [b"0", b"2", b".", b"/", b"X: 1\r\n" * 99]
+
+
+class StockHandler(BaseHTTPRequestHandler):
+    """Reads one request as `http.server` does, and notes whether it is refused."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, head: bytes) -> None:
+        self.rfile, self.wfile = io.BytesIO(head), io.BytesIO()
+        self.refused = False
+        self.handle_one_request()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        self.refused = True
+
+    def do_GET(self) -> None:
+        """Is content with whatever gets here."""
+
+    do_HEAD = do_GET
+
+
+def mutated(head: bytes, number: int) -> Iterator[bytes]:
+    """So many variants of a head with a piece of it replaced; the same ones every time."""
+    chance = random.Random(head)
+    for _ in range(number):
+        start = chance.randrange(len(head))
+        yield (
+            head[:start] + chance.choice(SPICE) + head[start + chance.randrange(3) :] + b"\r\n\r\n"
+        )
+
+
+def exchange(client: Client, data: bytes) -> list[Response]:
+    """The answers to `data` from a server that closes the connection without being asked to."""
+    with client.connect() as connection:
+        connection.sendall(data)
+        return responses(read_all(connection))
+
+
+def listen_with_small_buffers(host: str, port: int) -> socket.socket:
+    """A listener whose connections take little that is not read, whatever the system's settings."""
+    listener = listen(host, port)
+    for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        listener.setsockopt(socket.SOL_SOCKET, buffer, 65536)
+    return listener
+
+
+def send_what_is_taken(connection: socket.socket, data: bytes) -> int:
+    """Sends of `data` as much as the other side takes; returns how much that was."""
+    sent = 0
+    while sent < len(data) and select.select([], [connection], [], 0.3)[1]:
+        sent += connection.send(data[sent : sent + 4096])
+    return sent
+
+
+def ask(connection: socket.socket) -> int:
+    """The status that a request on this connection is answered with; 0 if it is closed."""
+    with suppress(ConnectionError):
+        connection.sendall(HEALTHZ)
+        answer = connection.recv(65536)
+        return responses(answer)[0].status if answer else 0
+    return 0
+
+
+@contextmanager
+def connections(client: Client, number: int) -> Iterator[list[socket.socket]]:
+    """Open connections, accepted in this order."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(client.connect()) for _ in range(number)]
+
+
+class PersistenceTest(unittest.TestCase):
+    def test_a_connection_is_kept_or_closed_as_the_client_wishes(self) -> None:
+        with running() as client:
+            for version, fields, persists in PERSISTENCE:
+                with self.subTest(version=version, fields=fields):
+                    first = request("/healthz", *fields, version=version)
+                    answers = client.answers(first + HEALTHZ)
+                    self.assertEqual([each.status for each in answers], [200] * (1 + persists))
+                    announced = answers[0].headers.get("Connection") == "close"
+                    self.assertEqual(announced, not persists)
+
+    def test_a_client_of_http_1_0_is_told_that_its_connection_is_kept(self) -> None:
+        with running() as client:
+            (answer,) = client.answers(
+                request("/healthz", "Connection: keep-alive", version="HTTP/1.0")
+            )
+        self.assertEqual(answer.headers["Connection"], "keep-alive")
+
+    def test_the_server_closes_the_connection_when_it_says_so(self) -> None:
+        with running() as client:
+            answers = exchange(client, request("/healthz", "Connection: close"))
+        self.assertEqual(len(answers), 1)
+
+    def test_errors_keep_the_connection(self) -> None:
+        with running() as client:
+            statuses = [
+                answer.status
+                for answer in client.answers(
+                    request("/x") + request("/lookup") + request("/", method="POST") + HEALTHZ
+                )
+            ]
+        self.assertEqual(statuses, [404, 400, 405, 200])
+
+    def test_empty_lines_before_a_request_are_ignored(self) -> None:
+        with running() as client:
+            answers = client.answers(b"\r\n" + HEALTHZ + b"\r\n" + HEALTHZ + b"\r\n")
+        self.assertEqual([answer.status for answer in answers], [200, 200])
+
+
+class PipeliningTest(unittest.TestCase):
+    def test_requests_are_answered_in_their_order(self) -> None:
+        addresses = [f"192.168.{number}.1" for number in range(200)]
+        with running() as client:
+            answers = client.answers(
+                b"".join(request(f"/lookup?fqdn={address}") for address in addresses)
+            )
+        found = [answer.body.get("address") for answer in answers]
+        self.assertEqual(found, [*addresses[:192], *[None] * 8])
+
+    def test_a_quick_answer_waits_for_a_slow_one_before_it(self) -> None:
+        with fake_dns(db=["192.168.1.1"]) as dns, running() as client:
+            dns.silent = {"db.test"}
+            with client.connect() as connection:
+                connection.sendall(HEALTHZ + LOOKUP + HEALTHZ)
+                wait_until(lambda: dns.asked == ["db.test"])
+                connection.sendall(HEALTHZ)
+                client.request("/healthz")  # by then the server has seen the last one, too
+                dns.speak()
+                connection.shutdown(socket.SHUT_WR)
+                answers = responses(read_all(connection))
+        found = [(answer.status, answer.body.get("fqdn")) for answer in answers]
+        self.assertEqual(found, [(200, None), (200, "db.test"), (200, None), (200, None)])
+
+    def test_a_request_may_come_in_any_pieces(self) -> None:
+        with running() as client, client.connect() as connection:
+            for byte in request("/lookup?fqdn=192.168.1.7", "Host: x") + HEALTHZ:
+                connection.send(bytes([byte]))
+            connection.shutdown(socket.SHUT_WR)
+            answers = responses(read_all(connection))
+        self.assertEqual([answer.status for answer in answers], [200, 200])
+
+    def test_who_sends_no_more_is_still_answered(self) -> None:
+        with fake_dns(db=["192.168.1.1"]) as dns, running() as client:
+            dns.silent = {"db.test"}
+            with client.connect() as connection:
+                connection.sendall(LOOKUP + HEALTHZ)
+                connection.shutdown(socket.SHUT_WR)
+                wait_until(lambda: dns.asked == ["db.test"])
+                dns.speak()
+                answers = responses(read_all(connection))
+        self.assertEqual([answer.status for answer in answers], [200, 200])
+
+    def test_who_does_not_read_is_not_read_from(self) -> None:
+        """A few kilobytes for each such connection, however much it sends."""
+        number = 500
+        requests = request("/metrics", "X: " + "a" * 8000) * number
+        small = mock.patch("tests.support.listen", listen_with_small_buffers)
+        with small, running() as client, client.connect() as connection:
+            sent = send_what_is_taken(connection, requests)
+            self.assertLess(sent, len(requests))
+            with self.subTest("when it reads, it has all its answers"):
+                sender = threading.Thread(target=connection.sendall, args=[requests[sent:]])
+                sender.start()
+                answers = b""
+                while answers.count(b"HTTP/1.1 200 OK\r\n") < number:
+                    answers += connection.recv(65536) or self.fail("it was closed")
+                sender.join()
+
+    def test_who_waits_for_dns_is_not_read_from_for_ever(self) -> None:
+        requests = LOOKUP + bytes(8_000_000)
+        small = mock.patch("tests.support.listen", listen_with_small_buffers)
+        with fake_dns() as dns, small, running(DNS_TIMEOUT="60") as client:
+            dns.silent = {"db.test"}
+            with client.connect() as connection:
+                self.assertLess(send_what_is_taken(connection, requests), len(requests))
+                dns.speak()
+
+
+class MalformedTest(unittest.TestCase):
+    def assert_refused(self, answers: list[Response]) -> None:
+        self.assertEqual([(answer.status, answer.body["reason"]) for answer in answers], REFUSED)
+        self.assertEqual(answers[0].headers["Connection"], "close")
+        self.assertEqual(answers[0].headers["Content-Type"], "application/json")
+
+    def test_a_malformed_head_is_refused_and_what_follows_is_not_read(self) -> None:
+        with running() as client:
+            for head in MALFORMED:
+                with self.subTest(head[:100]):
+                    self.assert_refused(exchange(client, head + SMUGGLED))
+
+    def test_a_head_that_cannot_become_well_formed_is_refused_before_its_end(self) -> None:
+        with running() as client:
+            for head in HOPELESS:
+                with self.subTest(head[:100]):
+                    self.assert_refused(exchange(client, head))
+
+    def test_what_the_stock_parser_refuses_is_refused(self) -> None:
+        heads = [*MALFORMED, *HOPELESS]
+        heads += [request("/healthz", *["X: 1"] * number) for number in range(98, 103)]
+        heads += mutated(request("/healthz", "Host: x", "Content-Length: 1"), 1500)
+        refused = [head for head in heads if StockHandler(head).refused]
+        self.assertGreater(len(refused), 200)
+        with running() as client:
+            for head in refused:
+                with self.subTest(head[:100]):
+                    self.assertIn(client.answers(head)[0].status, {400, 405})
+
+    def test_what_is_unusual_but_well_formed_is_not_refused(self) -> None:
+        with running() as client:
+            for field in ("X:", "X: ", "X:\ta\t", "X: caf\xe9", "!#$%&'*+.^_`|~0: x", "X: a:b: c"):
+                with self.subTest(field):
+                    (answer,) = client.answers(request("/healthz", field))
+                    self.assertEqual(answer.status, 200)
+
+
+class BodyTest(unittest.TestCase):
+    def test_a_body_is_never_read_as_the_next_request(self) -> None:
+        with fake_dns(db=["192.168.1.1"]), running() as client:
+            for head, body in BODIES:
+                with self.subTest(head):
+                    (answer,) = exchange(client, head + body)
+                    self.assertEqual(answer.status, 405 if head.startswith(b"POST") else 200)
+                    self.assertEqual(answer.headers["Connection"], "close")
+            self.assertEqual(client.metric('requests_total{endpoint="other",status="404"}'), 0)
+
+    def test_an_unread_body_does_not_cost_the_answer(self) -> None:
+        size = 8_000_000
+        with running() as client:
+            for method, status in (("GET", 200), ("POST", 405)):
+                head = request("/healthz", f"Content-Length: {size}", method=method)
+                with self.subTest(method):
+                    (answer,) = exchange(client, head + bytes(size))
+                    self.assertEqual(answer.status, status)
+
+    def test_what_follows_a_refused_head_does_not_cost_the_answer(self) -> None:
+        with running() as client:
+            (answer,) = exchange(client, b"hello\r\n" + bytes(8_000_000))
+        self.assertEqual(answer.status, 400)
+
+
+class AnswerTest(unittest.TestCase):
+    def test_every_answer_says_what_it_is(self) -> None:
+        requests = {
+            b"hello\r\n": 400,
+            request("/lookup"): 400,
+            request("/x"): 404,
+            request("/healthz", method="DELETE"): 405,
+            HEALTHZ: 200,
+            request("/metrics"): 200,
+        }
+        with running() as client:
+            for data, status in requests.items():
+                with self.subTest(data):
+                    (answer,) = client.answers(data)
+                    self.assertEqual(answer.status, status)
+                    self.assertIsNotNone(parsedate_to_datetime(answer.headers["Date"]).tzinfo)
+                    self.assertNotIn("Python", answer.headers["Server"])
+                    self.assertNotIn("<", str(answer.body))
+                    self.assertNotIn("html", answer.headers["Content-Type"])
+
+    def test_head_is_answered_like_get_without_the_body(self) -> None:
+        targets = ["/healthz", "/readyz", "/lookup", "/lookup?fqdn=1.2.3", "/lookup?fqdn=9.9.9.9"]
+        with running() as client:
+            for target in [*targets, "/x"]:
+                with self.subTest(target):
+                    (get,) = client.answers(request(target))
+                    head = client.answers(request(target, method="HEAD") + HEALTHZ)
+                    self.assertEqual([head[0].status, head[1].status], [get.status, 200])
+                    self.assertEqual(head[0].body, "")
+                    for name in ("Content-Type", "Content-Length"):
+                        self.assertEqual(head[0].headers[name], get.headers[name])
+
+    def test_a_malformed_head_request_has_no_body_either(self) -> None:
+        with running() as client:
+            (answer,) = client.answers(request("/healthz", "malformed", method="HEAD"))
+        self.assertEqual((answer.status, answer.body), (400, ""))
+
+    def test_what_http_server_refuses_by_itself_is_json_too(self) -> None:
+        refuse = partialmethod(LookupHandler.send_error, 414, "too long")
+        with mock.patch.object(LookupHandler, "do_GET", refuse), running() as client:
+            (answer,) = client.answers(HEALTHZ)
+        self.assertEqual(answer.body, {"error": "too long", "reason": "InvalidRequest"})
+
+    def test_other_methods_are_told_which_are_allowed(self) -> None:
+        with running() as client:
+            for method in ("POST", "PUT", "CONNECT", "OPTIONS", "get", "X!"):
+                with self.subTest(method):
+                    (answer,) = client.answers(request("/healthz", method=method))
+                    self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET, HEAD"))
+                    self.assertEqual(answer.body["reason"], "MethodNotAllowed")
+
+
+class LimitTest(unittest.TestCase):
+    def test_the_longest_silent_connection_makes_room(self) -> None:
+        with running(max_connections=3) as client, connections(client, 3) as (first, second, third):
+            self.assertEqual([ask(second), ask(third), ask(first)], [200, 200, 200])
+            with client.connect() as fourth:
+                self.assertEqual(ask(fourth), 200)
+                self.assertEqual(second.recv(1), b"")
+                self.assertEqual([ask(third), ask(first)], [200, 200])
+
+    def test_a_connection_that_waits_for_us_does_not_make_room(self) -> None:
+        with fake_dns(db=["192.168.1.1"]) as dns, running(max_connections=3) as client:
+            dns.silent = {"db.test"}
+            with client.connect() as waiting:
+                waiting.sendall(LOOKUP)
+                wait_until(lambda: dns.asked == ["db.test"])
+                with connections(client, 5) as silent:
+                    self.assertEqual(ask(silent[-1]), 200)
+                dns.speak()
+                waiting.shutdown(socket.SHUT_WR)
+                self.assertEqual([answer.status for answer in responses(read_all(waiting))], [200])
+
+    def test_the_limit_holds_though_all_connections_wait_for_us(self) -> None:
+        with fake_dns() as dns, running(max_connections=3, DNS_TIMEOUT="60") as client:
+            dns.silent = {"db.test"}
+            with ExitStack() as stack:
+                for _ in range(6):
+                    stack.enter_context(client.connect()).sendall(LOOKUP)
+                    self.assertEqual(client.request("/healthz").status, 200)
+                self.assertLessEqual(len(client.server.connections), 3)
+                dns.speak()
+
+    def test_a_useless_connection_is_closed(self) -> None:
+        unread = request("/metrics") * 5000
+        beginnings = [b"", b"GET /hea", HEALTHZ, HEALTHZ + b"GET", b"hello\r\n", unread]
+        number = len(beginnings)
+        short = mock.patch.object(http, "IDLE_TIMEOUT", 0.05)
+        with short, running() as client, connections(client, number) as opened:
+            for connection, beginning in zip(opened, beginnings, strict=True):
+                connection.setblocking(False)
+                connection.send(beginning)
+            wait_until(lambda: not client.server.connections)
+
+    def test_a_byte_now_and_then_does_not_keep_a_connection_open(self) -> None:
+        short = mock.patch.object(http, "IDLE_TIMEOUT", 0.05)
+        with short, running() as client, client.connect() as connection:
+            self.assertEqual(ask(connection), 200)
+
+            def sends_in_vain() -> bool:
+                with suppress(ConnectionError):
+                    connection.send(b"a")
+                return not client.server.connections
+
+            wait_until(sends_in_vain)
+
+    def test_a_connection_that_waits_for_us_is_not_closed(self) -> None:
+        with fake_dns(db=["192.168.1.1"]) as dns, mock.patch.object(http, "IDLE_TIMEOUT", 0.05):
+            dns.silent = {"db.test"}
+            with running(DNS_TIMEOUT="60") as client, connections(client, 2) as (waiting, _idle):
+                waiting.sendall(LOOKUP)
+                wait_until(lambda: len(client.server.connections) == 1 and dns.asked != [])
+                dns.speak()
+                self.assertIn(b"200 OK", waiting.recv(65536))
+
+
+class DrainTest(unittest.TestCase):
+    def test_until_it_stops_it_answers_but_is_not_ready(self) -> None:
+        with running(SHUTDOWN_DELAY="60") as client, client.connect() as connection:
+            self.assertEqual(ask(connection), 200)
+            client.stop()
+            with self.subTest("also on a connection that was open before"):
+                self.assertEqual(ask(connection), 200)
+                self.assertEqual(connection.recv(1), b"")
+            for target, status in (("/healthz", 200), ("/lookup?fqdn=192.168.1.7", 200)):
+                (answer,) = exchange(client, request(target))
+                self.assertEqual((answer.status, answer.headers["Connection"]), (status, "close"))
+            (answer,) = exchange(client, request("/readyz"))
+            self.assertEqual((answer.status, answer.body["reason"]), (503, "ShuttingDown"))
+
+    def test_what_was_sent_before_it_stops_is_answered(self) -> None:
+        held, sent = threading.Event(), threading.Event()
+        with running() as client:
+
+            def drain() -> None:
+                held.set()
+                sent.wait(DEADLINE)
+                client.server.drain()
+
+            client.server.loop.call_soon_threadsafe(drain)
+            held.wait(DEADLINE)
+            with connections(client, 100) as opened:
+                for connection in opened:
+                    connection.sendall(HEALTHZ)
+                sent.set()
+                answers = [read_all(connection)[:15] for connection in opened]
+        self.assertEqual(answers, [b"HTTP/1.1 200 OK"] * len(opened))
+
+    def test_requests_in_flight_are_finished_and_new_connections_refused(self) -> None:
+        with fake_dns(db=["192.168.1.1"]) as dns, running(DNS_TIMEOUT="60") as client:
+            dns.silent = {"db.test"}
+            with connections(client, 2) as (waiting, idle):
+                self.assertEqual(ask(idle), 200)
+                waiting.sendall(LOOKUP)
+                wait_until(lambda: dns.asked == ["db.test"])
+                client.stop()
+                wait_until(client.is_refused)
+                self.assertEqual(idle.recv(1), b"")
+                dns.speak()
+                (answer,) = responses(read_all(waiting))
+        self.assertEqual((answer.status, answer.headers["Connection"]), (200, "close"))
+        self.assertEqual(answer.body["fqdn"], "db.test")
+
+
+class EventLoopTest(unittest.TestCase):
+    def test_it_stops_at_once_whatever_it_has_yet_to_do(self) -> None:
+        loop = EventLoop()
+        loop.call_later(3600, lambda: self.fail("it waited"))
+        loop.call_later(0, loop.stop)
+        thread = threading.Thread(target=loop.run, daemon=True)
+        thread.start()
+        thread.join(DEADLINE)
+        self.assertFalse(thread.is_alive())
+        loop.close()
+
+
+class DefectTest(unittest.TestCase):
+    def test_a_defect_costs_one_request_and_leaves_its_trace_in_the_log(self) -> None:
+        defect = ZeroDivisionError("a secret")
+        with fake_dns(db=["192.168.1.1"]), running() as client:
+            for target, place in DEFECTS:
+                with (
+                    self.subTest(target),
+                    mock.patch(place, side_effect=defect),
+                    self.assertLogs(level="ERROR") as log,
+                ):
+                    (answer,) = exchange(client, request(target) + HEALTHZ)
+                    self.assertEqual((answer.status, answer.body["reason"]), (500, "InternalError"))
+                    self.assertNotIn("secret", answer.body["error"])
+                self.assertEqual(len(log.records), 1)
+                self.assertIn(target, log.records[0].getMessage())
+                self.assertEqual(log.records[0].exc_info and log.records[0].exc_info[1], defect)
+                self.assertEqual(client.request(target).status, 200)
+
+
+if __name__ == "__main__":
+    unittest.main()

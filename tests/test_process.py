@@ -1,0 +1,499 @@
+"""`python server.py` as a process: its settings, its log, its signals and its end."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import unittest
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, redirect_stderr, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import IO
+from unittest import mock
+from urllib.parse import quote
+
+from server import Settings, listen, main
+from tests.support import DEADLINE, ROOT, Remote, read_all, responses, wait_until
+
+SERVER = str(ROOT / "server.py")
+
+# The test's own environment, without what may be meant for another server.
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if name.lower() not in Settings._fields
+} | {"PORT": "0"}
+
+SECONDS = ["-1", "-0.001", "86400.1", "1e99", "nan", "inf", "-inf", "1s", "1,5", "five", "0x1"]
+
+BAD_SETTINGS = {
+    "PORT": [
+        "-1",
+        "65536",
+        "http",
+        "80.0",
+        "+80",
+        "8 0",
+        "8_0",
+        "0x50",
+        "1e3",
+        "\u0668",
+        "9" * 5000,
+    ],
+    "HOST": ["192.0.2.1", "a" * 300, "\udcff"],
+    "LOG_LEVEL": ["verbose", "20", "WARN", "INFO ", "in\nfo", "İNFO"],
+    "NODE_LABEL": ["zone", "topology.kubernetes.io/region", "topology.k8s.aws/zone-id\n"],
+    "DNS_TIMEOUT": [*SECONDS, "0", "0.001"],
+    "DNS_CACHE_TTL": SECONDS,
+    "DNS_CACHE_MAXSIZE": ["-1", "1000001", "1.5", "many", "9" * 5000],
+    "DNS_STALE_TTL": SECONDS,
+    "SHUTDOWN_DELAY": SECONDS,
+}
+
+GOOD_SETTINGS: list[tuple[str, str, object]] = [
+    ("PORT", "0", 0),
+    ("PORT", "65535", 65535),
+    ("PORT", "", 8080),
+    ("HOST", "", ""),
+    ("HOST", "::1", "::1"),
+    ("LOG_LEVEL", "debug", "DEBUG"),
+    ("LOG_LEVEL", "Critical", "CRITICAL"),
+    ("NODE_LABEL", "topology.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("NODE_LABEL", "topology.k8s.aws/zone-id", "topology.k8s.aws/zone-id"),
+    ("SUBNETS_FILE", "", ""),
+    ("DNS_TIMEOUT", "0.01", 0.01),
+    ("DNS_TIMEOUT", "86400", 86400),
+    ("DNS_CACHE_TTL", "0", 0),
+    ("DNS_CACHE_MAXSIZE", "0", 0),
+    ("DNS_CACHE_MAXSIZE", "1000000", 1000000),
+    ("DNS_STALE_TTL", "1e3", 1000),
+    ("SHUTDOWN_DELAY", "0.5", 0.5),
+]
+
+# content of SUBNETS_FILE, and what each line on standard error must say
+BAD_FILES: list[tuple[bytes, list[str]]] = [
+    (b"", ["empty"]),
+    (b"[", ["not JSON"]),
+    (b"\xff\xfe[\x00]\x00", ["not UTF-8"]),
+    (
+        b'[5, {"CIDRBlock": "10.0.0.1/8", "AvailabilityZone": "a b"}, {}]',
+        ["entry 0", "10.0.0.1/8", "'a b'", "CIDRBlock is missing", "AvailabilityZone is missing"],
+    ),
+]
+
+# Put before the server, to replace something in it.
+
+# For when the log does not tell the port.
+TELL_PORT = """
+import server
+def listen(host, port, listen=server.listen):
+    listener = listen(host, port)
+    print(listener.getsockname()[1], flush=True)
+    return listener
+server.listen = listen
+"""
+
+# Names are answered when there is a line on standard input.
+ANSWER_WHEN_TOLD = """
+import socket, sys
+def getaddrinfo(*_):
+    sys.stdin.readline()
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.168.1.7", 0))]
+socket.getaddrinfo = getaddrinfo
+"""
+
+# As the C library may be when DNS is dead.
+STUCK = """
+import socket, time
+socket.getaddrinfo = lambda *_: time.sleep(3600)
+"""
+
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} (?:INFO|WARNING|ERROR) .+")
+
+# What a client asks, and what the log says of it.
+LOGGED = [
+    ("192.168.1.7", "'192.168.1.7' address=192.168.1.7 zone=eu-central-1b"),
+    (
+        "192.168.1.7,192.168.33.1",
+        "'192.168.1.7,192.168.33.1' address=192.168.1.7 zone=eu-central-1b",
+    ),
+    ("10.9.9.9", "'10.9.9.9' reason=ZoneNotFound"),
+    ("1.2.3", "'1.2.3' reason=InvalidName"),
+    ("a%20b", "'a b' reason=InvalidName"),
+    ("", "'fqdn=' reason=InvalidRequest"),
+]
+
+# What might make a line of its own, or more than one, in the log.
+FORGERIES = [
+    "\nforged",
+    "\r\nforged",
+    "x\x0bforged",
+    "x\x85forged",
+    "x\u2028forged",
+    "\x1b[0m\rforged",
+    "' address=10.0.0.1 zone=forged",
+    "\0forged",
+]
+
+
+def command(prelude: str = "") -> list[str]:
+    if not prelude:
+        return [sys.executable, SERVER]
+    return [sys.executable, "-c", f"{prelude}\nimport sys, server\nsys.exit(server.main())"]
+
+
+class Server(Remote):
+    """A server in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+        super().__init__(0)
+        self.process = process
+        self._log = log
+
+    def log(self) -> list[str]:
+        """The lines of the log so far."""
+        return os.pread(self._log.fileno(), 1 << 20, 0).decode().split("\n")[:-1]
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Waits for the end; the exit status."""
+        return self.process.wait(DEADLINE)
+
+    def listens(self) -> re.Match[str] | None:
+        """The address and the port, once the log has them."""
+        return re.search(r" INFO listening on (\S+) port (\d+), ", "\n".join(self.log()))
+
+    def wait_for_port(self) -> None:
+        """Waits until it listens and says where."""
+        wait_until(lambda: self.listens() is not None or self.process.poll() is not None)
+        said = self.listens()
+        assert said, self.log()
+        self.port = int(said[2])
+        self.host = {"::": "127.0.0.1", "0.0.0.0": "127.0.0.1"}.get(said[1], said[1])
+
+
+@contextmanager
+def started(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    cwd: str = str(ROOT),
+    stderr: int | None = None,
+) -> Iterator[Server]:
+    """A process with a log, or with `stderr` instead; it is ended in any case."""
+    with ExitStack() as stack:
+        log = stack.enter_context(tempfile.TemporaryFile())
+        process = stack.enter_context(
+            subprocess.Popen(
+                arguments,
+                cwd=cwd,
+                env=ENVIRONMENT | dict(environment),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log if stderr is None else stderr,
+            )
+        )
+        stack.callback(process.kill)
+        yield Server(process, log)
+
+
+@contextmanager
+def serving(prelude: str = "", cwd: str = str(ROOT), **environment: str) -> Iterator[Server]:
+    """A server that listens, and whose log says so."""
+    with started(command(prelude), environment, cwd) as server:
+        server.wait_for_port()
+        yield server
+
+
+@contextmanager
+def serving_unheard(
+    *before: str, stderr: int | None = None, **environment: str
+) -> Iterator[Server]:
+    """A server that listens, but does not say so in its log; `before` are words of a command."""
+    with started([*before, *command(TELL_PORT)], environment, stderr=stderr) as server:
+        assert server.process.stdout
+        server.port = int(server.process.stdout.readline())
+        yield server
+
+
+def complaints(name: str, value: str) -> list[str]:
+    """The lines with which `main` refuses the setting."""
+    with (
+        mock.patch.dict(os.environ, ENVIRONMENT | {name: value}, clear=True),
+        mock.patch("server.serve"),
+        redirect_stderr(io.StringIO()) as errors,
+        warnings.catch_warnings(),
+    ):
+        # After some errors `create_server` leaves its socket to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        status = main()
+    assert status == 2, f"the exit status is {status}"
+    return errors.getvalue().splitlines()
+
+
+def refusals(environments: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """Runs a server for each, side by side; the lines with which each of them refuses to start."""
+    lines: list[list[str]] = []
+    with ExitStack() as stack:
+        for each in [stack.enter_context(started(command(), env)) for env in environments]:
+            assert each.wait() == 2, each.log()
+            assert each.process.stdout and each.process.stdout.read() == b""
+            lines.append(each.log())
+    return lines
+
+
+def has_ipv6() -> bool:
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return socket.has_dualstack_ipv6()
+    return False
+
+
+class SettingsTest(unittest.TestCase):
+    def assert_named(self, lines: list[str], name: str, value: str) -> None:
+        """It is one line with the variable and its value."""
+        self.assertEqual(len(lines), 1, lines)
+        self.assertIn(name, lines[0])
+        self.assertIn(repr(value)[1:50].rstrip("'"), lines[0])
+        self.assertNotIn("int_max_str_digits", lines[0])
+
+    def test_a_bad_value_is_named_with_its_variable(self) -> None:
+        for name, values in BAD_SETTINGS.items():
+            for value in values:
+                with self.subTest(name, value=value[:20]):
+                    self.assert_named(complaints(name, value), name, value)
+
+    def test_a_bad_value_ends_the_process_with_status_2(self) -> None:
+        cases = [(name, values[0]) for name, values in BAD_SETTINGS.items()]
+        found = refusals([{name: value} for name, value in cases])
+        for (name, value), lines in zip(cases, found, strict=True):
+            with self.subTest(name):
+                self.assert_named(lines, name, value)
+
+    def test_good_values(self) -> None:
+        for name, text, value in GOOD_SETTINGS:
+            with self.subTest(name, text=text):
+                settings = Settings.from_environment({name: text})
+                self.assertEqual(getattr(settings, name.lower()), value)
+
+    def test_it_serves_with_the_least_of_everything(self) -> None:
+        least = {"DNS_TIMEOUT": "0.01", "DNS_CACHE_TTL": "0", "DNS_CACHE_MAXSIZE": "0"}
+        with serving(**least, DNS_STALE_TTL="0", LOG_LEVEL="debug") as server:
+            self.assertEqual(server.lookup("192.168.1.7").status, 200)
+
+    def test_a_port_in_use(self) -> None:
+        for host in ("", "127.0.0.1"):
+            with self.subTest(host=host), listen(host, 0) as listener:
+                port = str(listener.getsockname()[1])
+                ((line, *more),) = refusals([{"HOST": host, "PORT": port}])
+                self.assertEqual(more, [])
+                self.assertIn(port, line)
+                self.assertIn("in use", line)
+
+    def test_a_subnets_file_that_cannot_be_used(self) -> None:
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        cases = [(folder, ["Is a directory"]), (folder / "none.json", ["No such file"])]
+        for number, (content, expected) in enumerate(BAD_FILES):
+            path = folder / f"{number}.json"
+            path.write_bytes(content)
+            cases.append((path, expected))
+        found = refusals([{"SUBNETS_FILE": str(path)} for path, _ in cases])
+        for (path, expected), lines in zip(cases, found, strict=True):
+            with self.subTest(expected):
+                self.assertEqual(len(lines), len(expected), lines)
+                for line, why in zip(lines, expected, strict=True):
+                    self.assertTrue(line.startswith(f"{path}: "), line)
+                    self.assertIn(why, line)
+
+    def test_a_subnets_file_replaces_the_table(self) -> None:
+        path = Path(self.enterContext(tempfile.TemporaryDirectory())) / "subnets.json"
+        first = '\ufeff[{"CIDRBlock": "10.0.0.0/16", "AvailabilityZone": "x", "AvailabilityZoneId": "1"}]'
+        second = (
+            '[{"CIDRBlock": "10.1.0.0/16", "AvailabilityZone": "y", "AvailabilityZoneId": "1"}]'
+        )
+        path.write_text(first + second, "utf-8")
+        with serving(SUBNETS_FILE=str(path)) as server:
+            self.assertEqual(server.lookup("10.1.0.1").body["zone"], "y")
+            self.assertEqual(server.lookup("192.168.1.7").status, 404)
+            (warning,) = [line for line in server.log() if " WARNING " in line]
+        self.assertIn("zone id 1 has several names: x, y", warning)
+
+
+class HostTest(unittest.TestCase):
+    def answers(self, server: Server, host: str) -> bool:
+        server.host = host
+        return not server.is_refused() and server.lookup("192.168.1.7").status == 200
+
+    def test_by_default_both_families_on_one_socket(self) -> None:
+        with serving() as server:
+            self.assertTrue(self.answers(server, "127.0.0.1"))
+            self.assertEqual(self.answers(server, "::1"), has_ipv6())
+
+    def test_one_address_only(self) -> None:
+        hosts = ["127.0.0.1", "::1"] if has_ipv6() else ["127.0.0.1"]
+        for host in hosts:
+            with self.subTest(host), serving(HOST=host) as server:
+                self.assertEqual(server.host, host)
+                for each in hosts:
+                    self.assertEqual(self.answers(server, each), each == host)
+
+    def test_it_runs_from_any_directory(self) -> None:
+        with serving(cwd="/") as server:
+            self.assertEqual(server.lookup("192.168.1.7").status, 200)
+
+
+class LogTest(unittest.TestCase):
+    def assert_lookups(self, server: Server, expected: list[str]) -> None:
+        """The whole log: it starts, logs a line for each of these lookups, and ends."""
+        server.signal(signal.SIGTERM)
+        self.assertEqual(server.wait(), 0)
+        first, *lines, signalled, last = server.log()
+        for line in server.log():
+            self.assertRegex(line, LOG_LINE)
+        self.assertRegex(first, r" INFO listening on \S+ port \d+, 6 subnets$")
+        self.assertRegex(signalled, r" INFO SIGTERM: no longer ready$")
+        self.assertRegex(last, r" INFO stopped$")
+        self.assertEqual(len(lines), len(expected), lines)
+        for line, text in zip(lines, expected, strict=True):
+            self.assertRegex(line, rf" INFO lookup {re.escape(text)} ms=\d+\.\d\d$")
+
+    def test_a_line_for_each_lookup(self) -> None:
+        with serving() as server:
+            for query, _ in LOGGED:
+                server.request(f"/lookup?fqdn={query}")
+            self.assert_lookups(server, [text for _, text in LOGGED])
+
+    def test_probes_scrapes_and_other_requests_are_quiet(self) -> None:
+        with serving() as server:
+            for path in ("/healthz", "/readyz", "/metrics", "/", "/other?fqdn=192.168.1.7"):
+                server.request(path)
+                server.request(path, "POST")
+            server.raw(b"hello\r\n\r\n")
+            self.assert_lookups(server, [])
+
+    def test_nothing_that_a_client_sends_forges_a_line(self) -> None:
+        with serving(LOG_LEVEL="DEBUG") as server:
+            for text in FORGERIES:
+                server.request(f"/lookup?fqdn={quote(text)}")
+                server.request(f"/{quote(text)}")
+                server.raw(f"GET /lookup?fqdn={text} HTTP/1.1\r\n\r\n".encode())
+                server.raw(f"GET /{text} HTTP/1.1\r\n\r\n".encode())
+                server.raw(f"{text} / HTTP/1.1\r\nHost: {text}\r\n\r\n".encode())
+            shown = [repr(text) for text in FORGERIES]
+            self.assert_lookups(server, [f"{each} reason=InvalidName" for each in shown])
+
+    def test_request_headers_are_never_logged(self) -> None:
+        token = "Authorization: Bearer SECRET\r\n"
+        with serving(LOG_LEVEL="DEBUG") as server:
+            for target in ("/lookup?fqdn=192.168.1.7", "/lookup", "/other", "/ /", "*"):
+                for fields in (token, f" {token}", f"{token}\n", f"x\r\n{token}", 200 * token):
+                    server.raw(f"GET {target} HTTP/1.1\r\n{fields}\r\n".encode())
+            server.request("/lookup?fqdn=1.2.3", Authorization="Bearer SECRET")
+            server.signal(signal.SIGTERM)
+            self.assertEqual(server.wait(), 0)
+            log = "\n".join(server.log())
+        self.assertNotIn("SECRET", log)
+        self.assertIn("'1.2.3'", log)
+
+    def test_the_level_silences_it(self) -> None:
+        with serving_unheard(LOG_LEVEL="WARNING") as server:
+            self.assertEqual(server.lookup("192.168.1.7").status, 200)
+            server.signal(signal.SIGTERM)
+            self.assertEqual(server.wait(), 0)
+            self.assertEqual(server.log(), [])
+
+    def assert_works(self, server: Server) -> None:
+        for name, status in (("192.168.1.7", 200), ("1.2.3", 400), ("192.168.1.7", 200)):
+            self.assertEqual(server.lookup(name).status, status)
+        self.assertEqual(server.request("/metrics").status, 200)
+        server.signal(signal.SIGTERM)
+        self.assertEqual(server.wait(), 0)
+
+    def test_without_standard_error_it_works(self) -> None:
+        with serving_unheard("sh", "-c", 'exec "$@" 2>&-', "sh") as server:
+            self.assert_works(server)
+
+    def test_when_nobody_reads_the_log_it_works(self) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        with closing(os.fdopen(writer, "wb")), serving_unheard(stderr=writer) as server:
+            self.assert_works(server)
+
+
+class SignalTest(unittest.TestCase):
+    def test_it_is_not_ready_but_works_until_a_second_signal_ends_it(self) -> None:
+        for first, second in (
+            (signal.SIGTERM, signal.SIGINT),
+            (signal.SIGINT, signal.SIGTERM),
+            (signal.SIGTERM, signal.SIGTERM),
+        ):
+            with self.subTest(first=first, second=second), serving(SHUTDOWN_DELAY="600") as server:
+                self.assert_drains(server, first)
+                server.signal(second)
+                self.assertEqual(server.wait(), 128 + second)
+
+    def assert_drains(self, server: Server, number: signal.Signals) -> None:
+        with closing(HTTPConnection(server.host, server.port, timeout=DEADLINE)) as kept:
+            kept.request("GET", "/readyz")
+            self.assertEqual(kept.getresponse().read(), b'{"status": "ok"}')
+            server.signal(number)
+            wait_until(lambda: server.request("/readyz").status == 503)
+            self.assertEqual(server.request("/readyz").body["reason"], "ShuttingDown")
+            self.assertEqual(server.request("/healthz").status, 200)
+            response = server.lookup("192.168.1.7")
+            self.assertEqual((response.status, response.headers["Connection"]), (200, "close"))
+            kept.request("GET", "/lookup?fqdn=192.168.1.7")
+            answer = kept.getresponse()
+            self.assertEqual((answer.status, answer.headers["Connection"]), (200, "close"))
+
+    def test_after_the_delay_it_ends(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(number), serving(SHUTDOWN_DELAY="0.05") as server:
+                with server.connect():  # a silent connection does not delay it
+                    server.signal(number)
+                    self.assertEqual(server.wait(), 0)
+                self.assertIn(f" INFO {number.name}: no longer ready", server.log()[-2])
+                self.assertTrue(server.is_refused())
+
+    def test_two_signals_at_once_end_it_as_two_one_after_another(self) -> None:
+        with serving(SHUTDOWN_DELAY="600") as slow, serving() as quick:
+            for server in (slow, quick):
+                server.signal(signal.SIGSTOP)
+                os.waitid(os.P_PID, server.process.pid, os.WSTOPPED)
+                server.signal(signal.SIGTERM)
+                server.signal(signal.SIGINT)
+                server.signal(signal.SIGCONT)
+                with self.subTest("at once" if server is quick else "with a delay"):
+                    self.assertIn(server.wait(), (128 + signal.SIGTERM, 128 + signal.SIGINT))
+
+    def test_a_request_in_flight_is_finished(self) -> None:
+        with serving(ANSWER_WHEN_TOLD, DNS_TIMEOUT="600") as server, server.connect() as client:
+            client.sendall(b"GET /lookup?fqdn=db.test HTTP/1.1\r\n\r\n")
+            wait_until(lambda: server.metric("dns_queries") == 1)
+            server.signal(signal.SIGTERM)
+            wait_until(server.is_refused)
+            assert server.process.stdin
+            server.process.stdin.write(b"\n")
+            server.process.stdin.flush()
+            (response,) = responses(read_all(client))
+            self.assertEqual(server.wait(), 0)
+        self.assertEqual((response.status, response.body["zone"]), (200, "eu-central-1b"))
+        self.assertEqual(response.headers["Connection"], "close")
+
+    def test_a_resolver_that_is_stuck_does_not_delay_the_end(self) -> None:
+        with serving(STUCK, DNS_TIMEOUT="0.05") as server:
+            response = server.lookup("one.test", "two.test")
+            self.assertEqual((response.status, response.body["reason"]), (504, "ResolverTimeout"))
+            self.assertEqual(server.metric("dns_queries"), 2)
+            server.signal(signal.SIGTERM)
+            self.assertEqual(server.wait(), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
