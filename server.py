@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 from ipaddress import IPv4Address
-from pathlib import Path
 from time import localtime, perf_counter, strftime, time
 from typing import NamedTuple, TypeVar
 
@@ -144,7 +143,8 @@ def read_table(path: str) -> SubnetTable:
     if not path:
         return load(SUBNETS_DATA)
     try:
-        text = Path(path).read_text("utf-8-sig")
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read()
     except OSError as error:
         raise InvalidSubnets([f"cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
@@ -237,10 +237,6 @@ class LookupHandler(ConnectionHandler):
 
     server: LookupServer
     server_version = f"automatic-zone-placement/{__version__}"
-
-    def version_string(self) -> str:
-        """The Server field, without Python's version: that is nobody's business."""
-        return self.server_version
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
@@ -372,7 +368,7 @@ def raise_connection_limit() -> int:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
-    return max(1, min(wanted, soft) - OTHER_DESCRIPTORS)
+    return min(MAX_CONNECTIONS, max(soft - OTHER_DESCRIPTORS, soft // 2))
 
 
 def main() -> int:
