@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, redirect_stderr, suppress
 from http.client import HTTPConnection
@@ -20,6 +20,7 @@ from typing import IO
 from unittest import mock
 from urllib.parse import quote
 
+from eventloop import EventLoop
 from server import Settings, listen, main
 from tests.support import DEADLINE, ROOT, Remote, read_all, responses, wait_until
 
@@ -229,10 +230,7 @@ def complaints(name: str, value: str) -> list[str]:
         mock.patch.dict(os.environ, ENVIRONMENT | {name: value}, clear=True),
         mock.patch("server.serve"),
         redirect_stderr(io.StringIO()) as errors,
-        warnings.catch_warnings(),
     ):
-        # After some errors `create_server` leaves its socket to the garbage collector.
-        warnings.simplefilter("ignore", ResourceWarning)
         status = main()
     assert status == 2, f"the exit status is {status}"
     return errors.getvalue().splitlines()
@@ -493,6 +491,16 @@ class SignalTest(unittest.TestCase):
             self.assertEqual(server.metric("dns_queries"), 2)
             server.signal(signal.SIGTERM)
             self.assertEqual(server.wait(), 0)
+
+    def test_the_loop_does_not_wait_for_other_timers_when_one_stops_it(self) -> None:
+        loop = EventLoop()
+        loop.call_later(3600, lambda: None)
+        loop.call_later(0, loop.stop)
+        thread = threading.Thread(target=loop.run, daemon=True)
+        thread.start()
+        thread.join(DEADLINE)
+        self.assertFalse(thread.is_alive())
+        loop.close()
 
 
 if __name__ == "__main__":
