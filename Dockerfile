@@ -1,4 +1,4 @@
-FROM python:3.13.7-alpine3.22
+FROM python:3.13.12-alpine3.23
 WORKDIR /app
 COPY connection.py errors.py eventloop.py metrics.py placement.py resolver.py server.py subnets.py ./
 RUN python -m compileall -q .
