@@ -70,9 +70,12 @@ class ConnectionHandler(BaseHTTPRequestHandler):
     rfile: io.BytesIO
     wfile: io.BytesIO
 
-    def __init__(self, connection: socket.socket, server: ConnectionServer) -> None:
+    def __init__(
+        self, connection: socket.socket, client_address: tuple[str, int], server: ConnectionServer
+    ) -> None:
         # Not the inherited one, which serves the whole connection before it returns.
         self.connection = connection
+        self.client_address = client_address
         self.server = server
         self.answered_at = 0.0
         self.lingering = False  # our side is closed, what still comes is discarded
@@ -235,6 +238,8 @@ class ConnectionHandler(BaseHTTPRequestHandler):
 
     def resume(self, write: Callable[[], None]) -> None:
         """Sends the answer that was put off and that `write` writes."""
+        if not self.waits_for_us:  # a defect has been answered for already
+            return
         self.waits_for_us = False
         self._answer(write)
 
@@ -326,7 +331,7 @@ class ConnectionServer:
         self,
         loop: EventLoop,
         listener: socket.socket,
-        handler: Callable[[socket.socket, ConnectionServer], ConnectionHandler],
+        handler: Callable[[socket.socket, tuple[str, int], ConnectionServer], ConnectionHandler],
         max_connections: int,
     ) -> None:
         self.loop = loop
@@ -346,14 +351,14 @@ class ConnectionServer:
 
     def _accept_one(self) -> bool:
         try:
-            connection, _ = self._listener.accept()
+            connection, address = self._listener.accept()
         except OSError as error:  # BlockingIOError if there is none
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 self._make_room()
             return False
         if len(self.connections) >= self._max_connections:
             self._make_room()
-        self.answered(self._handler(connection, self))
+        self.answered(self._handler(connection, address, self))
         return True
 
     def _make_room(self) -> None:
