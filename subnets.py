@@ -14,17 +14,19 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from errors import shown
 
 __all__ = ["SUBNETS_DATA", "InvalidSubnets", "Subnet", "SubnetTable", "load", "parse"]
 
-# The output of this command can be pasted here as it is:
+# JSON's words, so that the output of this command can be pasted below as it is:
 #   aws ec2 describe-subnets --output json --query 'Subnets[*].{CIDRBlock:CidrBlock,
 #       AvailabilityZone:AvailabilityZone, AvailabilityZoneId:AvailabilityZoneId}'
+null, true, false = None, True, False
+
 # fmt: off
-SUBNETS_DATA: list[dict[str, object]] = [
+SUBNETS_DATA: Any = [
     {"CIDRBlock": "192.168.0.0/19", "AvailabilityZone": "eu-central-1b", "AvailabilityZoneId": "euc1-az3"},
     {"CIDRBlock": "192.168.32.0/19", "AvailabilityZone": "eu-central-1a", "AvailabilityZoneId": "euc1-az2"},
     {"CIDRBlock": "192.168.64.0/19", "AvailabilityZone": "eu-central-1c", "AvailabilityZoneId": "euc1-az1"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -161,6 +162,9 @@ def text_problems(text: str) -> list[str]:
 def found(table: SubnetTable, address: str) -> str | None:
     subnet = table.match(IPv4Address(address))
     return subnet and subnet.cidr
+
+
+ZONE_KEYS = ("AvailabilityZone", "AvailabilityZoneId")
 
 
 class ProblemTest(unittest.TestCase):
@@ -510,6 +514,30 @@ REFUSED_INPUTS = [
     (b"[NaN]", "nan"),
     (b"null", "None"),
 ]
+
+
+class PasteTest(unittest.TestCase):
+    """The outputs of `aws ec2 describe-subnets`, whole and with the README's --query."""
+
+    def test_what_is_pasted_is_the_table(self) -> None:
+        whole = (ROOT / "tests/examples/aws-one-account/subnets.json").read_text()
+        picked = {"CIDRBlock": "CidrBlock", **{key: key for key in ZONE_KEYS}}
+        query = json.dumps(
+            [
+                {name: subnet.get(key) for name, key in picked.items()}
+                for subnet in json.loads(whole)["Subnets"]
+            ],
+            indent=4,
+        )
+        source = (ROOT / "subnets.py").read_text()
+        for pasted in (whole, query):
+            module = re.sub(
+                r"(?<=\nSUBNETS_DATA: Any = )\[.*?\n\]", pasted, source, flags=re.DOTALL
+            )
+            namespace: dict[str, Any] = {"__name__": "pasted"}
+            exec(module, namespace)
+            with self.subTest(pasted):
+                self.assertEqual(set(load(namespace["SUBNETS_DATA"])), set(parse(whole)))
 
 
 class CommandTest(unittest.TestCase):
