@@ -301,7 +301,8 @@ def _keeps_alive(version: str, fields: bytes) -> bool:
     """Whether another request may follow on the connection (RFC 9112, section 9.3).
 
     Never after a body: it is not read, and must not be read as a request. Raises
-    `InvalidRequest`, among others for whatever might be understood in two ways.
+    `InvalidRequest`, among others for whatever might be understood in two ways. A
+    missing Host is let pass, as `http.server` does: nothing here depends on it.
     """
     if not _FIELDS.fullmatch(fields):
         raise InvalidRequest("malformed or too many header fields")
