@@ -37,10 +37,12 @@ MAX_QUERIES = 512
 # never answer cannot keep the good ones from being asked anew.
 RESERVED_QUERIES = 128
 
-# A name whose query outlived its deadline is most likely still without DNS. For
-# so many seconds after that query's end its old answer is handed out while it is
-# asked again, instead of making every lookup wait for another deadline.
-MUTE_PERIOD = 1.0
+# A name whose query has failed after its deadline is most likely still without DNS.
+# For so many seconds (the failure recheck timer of RFC 8767, section 5) it is asked
+# for again by every lookup, but given so little time that nobody notices. A DNS that
+# is back answers in that time.
+MUTE_PERIOD = 30.0
+MUTE_TIMEOUT = 0.025
 
 # RFC 1123, section 2.1, with the underscore of RFC 2782. A last label that is a
 # number, decimal or hexadecimal, would be an address to the C library: `1.2.3`,
@@ -220,7 +222,7 @@ class Resolver:
             raise Overloaded(f"{name!r} was not asked for: too many queries are under way")
         now = monotonic()
         mute = known is not None and known.mute_until > now
-        query = _Query(now if mute else now + self._timeout)
+        query = _Query(now + (min(MUTE_TIMEOUT, self._timeout) if mute else self._timeout))
         try:
             # A daemon, so that one stuck in the C library does not delay the exit.
             threading.Thread(target=self._query, args=(name,), daemon=True).start()

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from unittest import mock
 
 from errors import Overloaded, ResolverFailure
-from resolver import Resolver
+from resolver import MUTE_PERIOD, MUTE_TIMEOUT, Resolver
 from tests.support import Client, FakeDNS, Response, fake_dns, running, wait_until
 
 AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
@@ -192,12 +192,22 @@ class PatienceTest(unittest.TestCase):
     def test_nor_does_the_next_one_when_the_query_has_failed_too_late(self) -> None:
         self.patience()
         self.now += 5
-        self.resolver._finish("db.test", ResolverFailure("at last"))
-        self.assertLessEqual(self.patience(), 0)
-        with self.subTest("unless that was a while ago"):
-            self.resolver._finish("db.test", ResolverFailure("at once"))
+        for _ in range(3):
+            self.resolver._finish("db.test", ResolverFailure("at last"))
+            self.assertAlmostEqual(self.patience(), MUTE_TIMEOUT)
             self.now += 5
+        with self.subTest("unless that was a while ago"):
+            self.resolver._finish("db.test", ResolverFailure("at last"))
+            self.now += MUTE_PERIOD
             self.assertEqual(self.patience(), 1.0)
+
+    def test_an_answer_ends_the_impatience(self) -> None:
+        self.patience()
+        self.now += 5
+        self.resolver._finish("db.test", ResolverFailure("at last"))
+        self.patience()
+        self.resolver._finish("db.test", (IPv4Address(THERE),))
+        self.assertEqual(self.patience(), 1.0)
 
     def test_a_lookup_waits_when_the_last_query_failed_in_time(self) -> None:
         self.patience()
