@@ -42,7 +42,7 @@ ZONE_ID_LABEL = "topology.k8s.aws/zone-id"
 # Kubernetes API conventions, "Labels and Selectors": a value is at most 63
 # characters; a key is such a name, optionally behind a DNS subdomain and a slash.
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
-_DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _LABEL_VALUE = re.compile(_NAME)
 _LABEL_KEY = re.compile(rf"(?:(?=.{{1,253}}/){_DNS_LABEL}(?:\.{_DNS_LABEL})*/)?{_NAME}")
 
@@ -171,7 +171,7 @@ def load(*documents: object) -> SubnetTable:
     if loader.problems:
         raise InvalidSubnets(loader.problems)
     subnets = {block: entry.subnet for block, entry in loader.entries.items()}
-    warnings = [*loader.warnings, *_shuffled(loader.zones), *_overlaps(loader.entries)]
+    warnings = [*loader.warnings, *_shuffled(subnets.values()), *_overlaps(loader.entries)]
     return SubnetTable(subnets, warnings)
 
 
@@ -191,7 +191,6 @@ class _Entry(NamedTuple):
 class _Loader:
     def __init__(self) -> None:
         self.entries: dict[Block, _Entry] = {}
-        self.zones: set[tuple[str, str | None]] = set()
         self.problems: list[str] = []
         self.warnings: list[str] = []
 
@@ -219,7 +218,6 @@ class _Loader:
 
     def add_subnet(self, subnet: Subnet, raw: dict[str, object], where: str) -> None:
         entry = _Entry(subnet, where, _text(raw, "VpcId"), _text(raw, "OwnerId"))
-        self.zones.add((subnet.zone, subnet.zone_id))
         known = self.entries.setdefault(_block(subnet.cidr), entry)
         if not _same_zone(known.subnet, subnet):
             self.problems.append(f"{where}: {subnet.cidr} is in {known}, and in {entry}")
@@ -245,10 +243,9 @@ def _subnet(raw: dict[str, object]) -> Subnet:
 
 
 def _same_zone(one: Subnet, other: Subnet) -> bool:
-    """A subnet shared between accounts is listed by each of them, under its own zone name."""
-    if one.zone_id is not None and other.zone_id is not None:
-        return one.zone_id == other.zone_id
-    return one.zone == other.zone
+    """Not so if only the names differ: one of them is another zone's in the cluster's account."""
+    ids = {one.zone_id, other.zone_id} - {None}
+    return one.zone == other.zone and len(ids) < 2
 
 
 def _cidr_of(raw: dict[str, object]) -> object:
@@ -319,14 +316,14 @@ def _label_problems(labels: object) -> Iterator[str]:
         yield from _value_problems(f"NodeLabels value of {shown(key)},", value)
 
 
-def _shuffled(zones: Iterable[tuple[str, str | None]]) -> Iterator[str]:
+def _shuffled(subnets: Iterable[Subnet]) -> Iterator[str]:
     """Warnings: a zone id with several names, or a zone name with several ids."""
     names: dict[str, set[str]] = {}
     ids: dict[str, set[str]] = {}
-    for name, zone_id in zones:
-        if zone_id is not None:
-            names.setdefault(zone_id, set()).add(name)
-            ids.setdefault(name, set()).add(zone_id)
+    for subnet in subnets:
+        if subnet.zone_id is not None:
+            names.setdefault(subnet.zone_id, set()).add(subnet.zone)
+            ids.setdefault(subnet.zone, set()).add(subnet.zone_id)
     for kind, other, seen in (("zone id", "names", names), ("zone name", "ids", ids)):
         for value in sorted(value for value in seen if len(seen[value]) > 1):
             listed = ", ".join(sorted(seen[value]))

@@ -304,6 +304,12 @@ class ProblemTest(unittest.TestCase):
 
 
 class FormTest(unittest.TestCase):
+    def test_a_shared_subnet_with_a_name_for_each_account_is_a_problem(self) -> None:
+        one = entry("10.0.0.0/24", "us-1a", id="az1")
+        (problem,) = problems([one, one | {"AvailabilityZone": "us-1b"}])
+        self.assertIn("10.0.0.0/24 is in zone us-1a (az1)", problem)
+        self.assertIn("in zone us-1b (az1)", problem)
+
     FORMS = (
         '[{"CIDRBlock": "10.0.0.0/8", "AvailabilityZone": "a", "AvailabilityZoneId": "i"}]',
         '[{"CidrBlock": "10.0.0.0/8", "AvailabilityZone": "a", "AvailabilityZoneId": "i"}]',
@@ -382,11 +388,6 @@ class WarningTest(unittest.TestCase):
     def test_zones_without_ids_are_not_shuffled(self) -> None:
         table = load([entry("10.0.0.0/24", "a"), entry("10.1.0.0/24", "a", id="i")])
         self.assertEqual(table.warnings, ())
-
-    def test_a_shared_subnet_has_a_name_in_each_account(self) -> None:
-        one = entry("10.0.0.0/24", "us-1a", id="az1", VpcId="vpc-1", OwnerId="111111111111")
-        table = self.assert_warning([[one], [one | {"AvailabilityZone": "us-1b"}]], "az1", "us-1b")
-        self.assertEqual(list(table), [Subnet("10.0.0.0/24", "us-1a", "az1")])
 
     def test_ipv6_only_subnets_are_left_out(self) -> None:
         for raw in (
