@@ -1,7 +1,7 @@
 """One thread that waits for sockets, for moments in time and for other threads.
 
-Like a small `asyncio`, with its names, for want of which it would be used: that
-takes 3 MB and half as much processor time again for what is needed here.
+It is a small part of what `asyncio` does, under the same names. `asyncio` itself
+takes 3 MB more, an eighth of the memory that the whole service has.
 """
 
 from __future__ import annotations
