@@ -398,6 +398,11 @@ def main() -> int:
     for warning in table.warnings:
         logging.warning("%s", warning)
     serve(settings, table, listener)
+    try:
+        if sys.stderr:
+            sys.stderr.flush()
+    except OSError:  # nobody reads the log any more: no failure of ours, but Python would say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     return 0
 
 
