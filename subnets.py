@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -392,4 +393,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # ends quietly, as other filters do, if its reader has enough
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

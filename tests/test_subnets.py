@@ -601,6 +601,20 @@ class CommandTest(unittest.TestCase):
                 self.assertEqual((run.status, run.output, len(run.errors)), (2, "", 1), run.errors)
                 self.assertIn(f"{path}: {why}", run.errors[0])
 
+    def test_a_reader_that_has_enough(self) -> None:
+        table = "[" + ",".join(
+            f'{{"CIDRBlock": "10.{n}.0.0/16", "AvailabilityZone": "zone-{n}"}}' for n in range(256)
+        )
+        run = subprocess.run(
+            ["sh", "-c", '"$0" subnets.py - | true', sys.executable],
+            cwd=ROOT,
+            input=table + "]",
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+        self.assertEqual(run.stderr, "")
+
     def test_a_standard_input_that_cannot_be_read(self) -> None:
         run = subprocess.run(
             ["sh", "-c", 'exec "$0" subnets.py - <&-', sys.executable],
