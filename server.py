@@ -339,12 +339,9 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             host.encode("idna")  # as a socket does it
-            return socket.create_server((host, port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            why = str(error.strerror).partition(" (while")[0]  # it shows the address unbounded
-            raise OSError(error.errno, why) from None
         except UnicodeError:
             raise OSError(errno.EINVAL, "this is not a host name") from None
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     if socket.has_dualstack_ipv6():
         try:
             return socket.create_server(
@@ -384,7 +381,8 @@ def main() -> int:
         return _complain(*(f"{source}: {problem}" for problem in error.problems))
     except OSError as error:
         where = f"HOST {shown(settings.host)}, PORT {settings.port}"
-        return _complain(f"cannot listen on {where}: {error.strerror}")
+        why = str(error.strerror).partition(" (while")[0]  # there it repeats the address
+        return _complain(f"cannot listen on {where}: {why}")
     # See resolv.conf(5). By itself the GNU C library waits 5 s before it asks again: a lost query
     # would block its name for as long after DNS is back.
     patience = math.ceil(settings.dns_timeout)
