@@ -20,7 +20,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from itertools import chain, islice, takewhile
+from itertools import chain, takewhile
 from selectors import EVENT_READ, EVENT_WRITE
 from time import monotonic, time
 
@@ -365,8 +365,9 @@ class ConnectionServer:
     def _make_room(self) -> None:
         """Closes the longest silent connection, or if all are kept waiting the first of these."""
         silent = (each for each in self.connections if not each.waits_for_us)
-        for connection in islice(chain(silent, self.connections), 1):
-            connection.close()
+        first = next(chain(silent, self.connections), None)
+        if first is not None:
+            first.close()
 
     def answered(self, connection: ConnectionHandler) -> None:
         """Notes that the connection is of use just now."""

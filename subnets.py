@@ -228,8 +228,8 @@ class _Loader:
 
 def _is_ipv6_only(raw: dict[str, object]) -> bool:
     """Such a subnet has no CidrBlock in AWS's output, and a null where a --query picks that."""
-    has_null = ("CIDRBlock" in raw or "CidrBlock" in raw) and _cidr_of(raw) is None
-    return has_null or (raw.get("Ipv6Native") is True and _cidr_of(raw) is None)
+    is_picked = "CIDRBlock" in raw or "CidrBlock" in raw
+    return _cidr_of(raw) is None and (is_picked or raw.get("Ipv6Native") is True)
 
 
 def _subnet(raw: dict[str, object]) -> Subnet:

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import unittest
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, redirect_stderr, suppress
@@ -20,7 +19,6 @@ from typing import IO
 from unittest import mock
 from urllib.parse import quote
 
-from eventloop import EventLoop
 from server import Settings, listen, main
 from tests.support import DEADLINE, ROOT, Remote, read_all, responses, wait_until
 
@@ -491,16 +489,6 @@ class SignalTest(unittest.TestCase):
             self.assertEqual(server.metric("dns_queries"), 2)
             server.signal(signal.SIGTERM)
             self.assertEqual(server.wait(), 0)
-
-    def test_the_loop_does_not_wait_for_other_timers_when_one_stops_it(self) -> None:
-        loop = EventLoop()
-        loop.call_later(3600, lambda: None)
-        loop.call_later(0, loop.stop)
-        thread = threading.Thread(target=loop.run, daemon=True)
-        thread.start()
-        thread.join(DEADLINE)
-        self.assertFalse(thread.is_alive())
-        loop.close()
 
 
 if __name__ == "__main__":
