@@ -6,11 +6,11 @@ import reprlib
 from http import HTTPStatus
 
 __all__ = [
-    "AmbiguousZone",
     "InternalError",
     "InvalidName",
     "InvalidRequest",
     "MethodNotAllowed",
+    "NameNotAllowed",
     "NameNotFound",
     "NotFound",
     "Overloaded",
@@ -46,7 +46,7 @@ class InvalidRequest(ServiceError):
 
 
 class InvalidName(ServiceError):
-    """The value is neither a domain name nor an IPv4 address."""
+    """The value is neither a fully qualified domain name nor an IPv4 address."""
 
     status = HTTPStatus.BAD_REQUEST
 
@@ -64,6 +64,12 @@ class MethodNotAllowed(ServiceError):
     fields = "Allow: GET, HEAD\r\n"
 
 
+class NameNotAllowed(ServiceError):
+    """The name is in none of the domains that `ALLOWED_DOMAINS` lists."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
 class NameNotFound(ServiceError):
     """The name does not exist (NXDOMAIN) or has no A record."""
 
@@ -74,12 +80,6 @@ class ZoneNotFound(ServiceError):
     """The address is in none of the subnets."""
 
     status = HTTPStatus.NOT_FOUND
-
-
-class AmbiguousZone(ServiceError):
-    """The name has A records that are not all in one zone."""
-
-    status = HTTPStatus.CONFLICT
 
 
 class ResolverFailure(ServiceError):
@@ -106,10 +106,16 @@ class ResolverTimeout(ServiceError):
     status = HTTPStatus.GATEWAY_TIMEOUT
 
 
+# Characters of a value that a message shows.
+MAX_SHOWN = 240
+
+
 def shown(value: object) -> str:
     """`value` as a message may show it: quoted, in one line and of bounded length."""
+    if isinstance(value, str) and len(value) <= MAX_SHOWN:
+        return repr(value)
     return _bounded.repr(value)
 
 
 _bounded = reprlib.Repr()
-_bounded.maxstring = _bounded.maxother = 240
+_bounded.maxstring = _bounded.maxother = MAX_SHOWN

@@ -66,8 +66,8 @@ class Counter(Family):
         self.labels = labels
         self.values: dict[tuple[str, ...], int] = {} if labels else {(): 0}
 
-    def increment(self, *values: str) -> None:
-        self.values[values] = self.values.get(values, 0) + 1
+    def increment(self, *values: str, by: int = 1) -> None:
+        self.values[values] = self.values.get(values, 0) + by
 
     def samples(self) -> Iterator[str]:
         for values, count in self.values.items():

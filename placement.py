@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from errors import AmbiguousZone, InvalidRequest, ServiceError, ZoneNotFound, shown
-from resolver import Resolution
-from subnets import Subnet, SubnetTable
+from errors import InvalidRequest, ServiceError, ZoneNotFound, shown
+from resolver import Result
+from subnets import ZONE_LABEL, Subnet, SubnetTable
 
-__all__ = ["Answer", "Result", "answer", "error_body", "names_in", "to_json"]
+__all__ = ["Answer", "Place", "Placement", "error_body", "names_in", "to_json"]
 
 # Names in one lookup: a Pod's database, cache and queue, not a list to search.
 MAX_NAMES = 8
 
-# The weight of the most specific node label: the most that Kubernetes takes.
+# The weight of the first node label: the most that Kubernetes takes.
 MAX_WEIGHT = 100
 
-# Addresses that a message lists; a name with more is no host in one zone anyway.
+# Addresses that a message lists.
 MAX_LISTED = 16
 
-# What is known of a name: its addresses, or why it has none.
-Result = Resolution | ServiceError
+# What nearly every query is: nothing in it is encoded.
+_PLAIN_QUERY = re.compile(r"fqdn=([A-Za-z0-9._,-]+)")
+
+Label = tuple[str, str]
 
 
 def names_in(query: str) -> list[str]:
@@ -32,116 +36,206 @@ def names_in(query: str) -> list[str]:
 
     Whether each is a name is not looked at. Raises `InvalidRequest`.
     """
+    plain = _PLAIN_QUERY.fullmatch(query)
+    value = plain[1] if plain else _decoded(query)
+    names = (value.lower() if value.isascii() else value).split(",")
+    if len(names) > MAX_NAMES:
+        raise InvalidRequest(f"{shown(value)} has {len(names)} names, the most is {MAX_NAMES}")
+    return names
+
+
+def _decoded(query: str) -> str:
     try:
         fields = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict")
     except ValueError:
         fields = []
     match fields:
         case [("fqdn", value)] if value:
-            names = (value.lower() if value.isascii() else value).split(",")
-        case _:
-            raise InvalidRequest(f"the query {shown(query)} is not fqdn=NAME and nothing else")
-    if len(names) > MAX_NAMES:
-        raise InvalidRequest(f"{shown(value)} has {len(names)} names, the most is {MAX_NAMES}")
-    return names
+            return value
+    raise InvalidRequest(f"the query {shown(query)} is not fqdn=NAME and nothing else")
 
 
 class Place(NamedTuple):
-    """Where a name is; `labels` are those that a node there carries, most specific first."""
+    """Where a name is: its addresses, each with its subnet, or None outside the table.
+
+    `zone` is the node label of the one zone in which all addresses are, or None.
+    """
 
     name: str
-    address: IPv4Address
-    subnet: Subnet
-    labels: tuple[tuple[str, str], ...]
+    found: Sequence[tuple[IPv4Address, Subnet | None]]
+    zone: Label | None
     stale: bool
 
-
-def place(name: str, result: Result, table: SubnetTable, zone_label: str) -> Place:
-    """The place of `name`, whose addresses must all be in one zone.
-
-    Raises `ZoneNotFound`, `AmbiguousZone`, or the error that `result` is.
-    """
-    if isinstance(result, ServiceError):
-        raise result
-    found = [(address, table.match(address)) for address in result.addresses]
-    labels = [subnet.node_labels(zone_label) for _, subnet in found if subnet is not None]
-    if not labels:
-        raise ZoneNotFound(f"{name}: {_listed(found)}")
-    if len(labels) < len(found) or len({each[-1] for each in labels}) > 1:
-        raise AmbiguousZone(f"{name} has addresses in several zones: {_listed(found)}")
-    address, subnet = found[0]
-    assert subnet is not None
-    shared = tuple(label for label in labels[0] if all(label in each for each in labels))
-    return Place(name, address, subnet, shared, result.stale)
-
-
-def _listed(found: Sequence[tuple[IPv4Address, Subnet | None]]) -> str:
-    texts = [
-        f"{address} is in {subnet.zone_text() if subnet else 'no subnet'}"
-        for address, subnet in found[:MAX_LISTED]
-    ]
-    more = len(found) - MAX_LISTED
-    return ", ".join(texts) + (f", and {more} more" if more > 0 else "")
+    @property
+    def subnets(self) -> list[Subnet]:
+        """Those of the addresses that are in the table; never none."""
+        return [subnet for _, subnet in self.found if subnet is not None]
 
 
 class Answer(NamedTuple):
-    """The answer to a lookup, ready to be sent, and what the log and the metrics say of it."""
+    """The answer to a lookup, ready to be sent, and what the log and the metrics say of it.
+
+    Of a name in several zones, `address` and `zone` have all, with commas between them.
+    """
 
     body: bytes
     address: str
     zone: str
+    is_in_one_zone: bool
 
 
-def answer(results: Mapping[str, Result], table: SubnetTable, zone_label: str) -> Answer:
-    """The answer to a lookup of names of which so much is known.
+class Placement:
+    """Makes the answers: which node labels may be preferred, and which may be insisted on.
 
-    Address and zone are those of the first name that can be placed. Raises the
-    first name's error if none can.
+    `zone_label` is the key of the label that stands for a node's zone. What is in one of
+    the `avoided` zones (their names or their ids) is neither preferred nor insisted on.
     """
-    places: list[Place] = []
-    errors: dict[str, ServiceError] = {}
-    for name, result in results.items():
-        try:
-            places.append(place(name, result, table, zone_label))
-        except ServiceError as error:
-            errors[name] = error
-    if not places:
-        raise next(iter(errors.values()))
-    first = places[0]
-    body = _body(first, node_labels(places))
-    if any(each.stale for each in places):
-        body["stale"] = True
-    if errors:
-        body["errors"] = [{"fqdn": name, **error_body(error)} for name, error in errors.items()]
-    return Answer(to_json(body), str(first.address), first.subnet.zone)
+
+    def __init__(
+        self, table: SubnetTable, zone_label: str = ZONE_LABEL, avoided: Collection[str] = ()
+    ) -> None:
+        self.table = table
+        self._zone_label = zone_label
+        self._avoided = frozenset(avoided)
+
+    def answer(self, results: Mapping[str, Result]) -> Answer:
+        """The answer to a lookup of names of which so much is known.
+
+        It tells the address and zone of the first name that is in one zone, or else
+        those of the first that is in several. Raises the first name's error if there
+        is neither.
+        """
+        places: list[Place] = []
+        errors: dict[str, ServiceError] = {}
+        for name, result in results.items():
+            try:
+                places.append(self._place(name, result))
+            except ServiceError as error:
+                errors[name] = error
+        if not places:
+            raise next(iter(errors.values()))
+        told = next((place for place in places if place.zone), places[0])
+        body = _description(told)
+        body["nodeLabels"] = self._node_labels(places)
+        body["nodeSelector"] = {} if errors else self._node_selector(places)
+        if any(place.stale for place in places):
+            body["stale"] = True
+        if errors:
+            body["errors"] = [{"fqdn": name, **error_body(error)} for name, error in errors.items()]
+        return _answer(body, told)
+
+    def explain(self, results: Mapping[str, Result]) -> Iterator[str]:
+        """How each name's part of the answer comes about, a line for each address."""
+        for name, result in results.items():
+            if isinstance(result, ServiceError):
+                yield f"{name}: {result.reason}: {result}"
+                continue
+            for address in result.addresses:
+                subnet = self.table.match(address)
+                where = (
+                    f"in subnet {subnet.cidr}, {subnet.zone_text()}" if subnet else "in no subnet"
+                )
+                avoided = ", which is avoided" if subnet and self._is_avoided(subnet) else ""
+                yield f"{name}: {address} is {where}{avoided}"
+
+    def _place(self, name: str, result: Result) -> Place:
+        if isinstance(result, ServiceError):
+            raise result
+        found = [(address, self.table.match(address)) for address in result.addresses]
+        zones = {subnet and self._labels(subnet)[-1] for _, subnet in found}
+        if zones == {None}:
+            raise ZoneNotFound(f"{name}: {_listed(result.addresses)} is in no subnet")
+        return Place(name, found, zones.pop() if len(zones) == 1 else None, result.stale)
+
+    def _labels(self, subnet: Subnet) -> tuple[Label, ...]:
+        return subnet.node_labels(self._zone_label)
+
+    def _is_avoided(self, subnet: Subnet) -> bool:
+        return not self._avoided.isdisjoint((subnet.zone, subnet.zone_id))
+
+    def _node_labels(self, places: Iterable[Place]) -> list[dict[str, object]]:
+        """Terms of a node affinity, the heaviest first.
+
+        What counts the same is one term: an autoscaler that takes the heaviest preference
+        for a requirement must not have to choose between two of them.
+        """
+        steps = [shares for place in places for shares in self._steps(place)]
+        terms: dict[tuple[str, int], list[str]] = {}
+        for (key, value), weight in _weights(steps).items():
+            terms.setdefault((key, weight), []).append(value)
+        return [
+            {"key": key, "values": sorted(values), "weight": weight}
+            for (key, weight), values in sorted(terms.items(), key=lambda term: -term[0][1])
+        ]
+
+    def _steps(self, place: Place) -> list[Mapping[Label, int]]:
+        """The place's labels, each with the number of addresses that have it.
+
+        In one zone, one label after another, as far as all addresses share it; otherwise
+        all zones side by side.
+        """
+        labels = [self._labels(each) for each in place.subnets if not self._is_avoided(each)]
+        if not labels:
+            return []
+        if place.zone is None:
+            return [Counter(each[-1] for each in labels)]
+        return [{label: 1} for label in labels[0] if all(label in each for each in labels)]
+
+    def _node_selector(self, places: Iterable[Place]) -> dict[str, str]:
+        """The zone of the first name that is in one zone, unless anything is not sure."""
+        selector: dict[str, str] = {}
+        for place in places:
+            is_known = len(place.subnets) == len(place.found)
+            if place.stale or not is_known or any(map(self._is_avoided, place.subnets)):
+                return {}
+            if place.zone and not selector:
+                selector = dict([place.zone])
+        return selector
 
 
-def _body(found: Place, labels: list[dict[str, object]]) -> dict[str, object]:
-    return {
-        "fqdn": found.name,
-        "address": str(found.address),
-        "subnet": found.subnet.cidr,
-        "zone": found.subnet.zone,
-        "zoneId": found.subnet.zone_id,
-        "nodeLabels": labels,
-    }
+def _weights(steps: Iterable[Mapping[Label, int]]) -> dict[Label, int]:
+    """A weight for each label, the highest that it earns.
 
-
-def node_labels(places: Sequence[Place]) -> list[dict[str, object]]:
-    """The labels of all `places` with their weights, the zone of the first place last.
-
-    Weights halve from label to label, so that the more specific one outweighs all
-    broader ones together, and from place to place. A policy that must choose one
-    label to insist on takes the last.
+    They fall by half from step to step, so that what comes first outweighs all that
+    follows; within a step they are in proportion to the shares.
     """
-    weights: dict[tuple[str, str], int] = {}
-    for rank, each in enumerate(places):
-        for depth, label in enumerate(each.labels):
-            weight = max(1, MAX_WEIGHT >> rank + depth)
-            weights[label] = max(weight, weights.get(label, 0))
-    zone = places[0].labels[-1]
-    weights[zone] = weights.pop(zone)
-    return [{"key": k, "value": v, "weight": weight} for (k, v), weight in weights.items()]
+    weights: dict[Label, int] = {}
+    weight = MAX_WEIGHT
+    for shares in steps:
+        most = max(shares.values())
+        earned = {label: max(1, round(weight * share / most)) for label, share in shares.items()}
+        for label, own in earned.items():
+            weights[label] = max(own, weights.get(label, 0))
+        weight = max(1, min(earned.values()) // 2)
+    return weights
+
+
+def _description(place: Place) -> dict[str, object]:
+    if place.zone is None:
+        addresses = [{"address": str(ip), **_whereabouts(subnet)} for ip, subnet in place.found]
+        nowhere = {"address": None, **_whereabouts(None)}
+        return {"fqdn": place.name, **nowhere, "addresses": addresses}
+    address, subnet = place.found[0]
+    return {"fqdn": place.name, "address": str(address), **_whereabouts(subnet)}
+
+
+def _whereabouts(subnet: Subnet | None) -> dict[str, object]:
+    if subnet is None:
+        return {"subnet": None, "zone": None, "zoneId": None}
+    return {"subnet": subnet.cidr, "zone": subnet.zone, "zoneId": subnet.zone_id}
+
+
+def _answer(body: Mapping[str, object], told: Place) -> Answer:
+    if told.zone is not None:
+        return Answer(to_json(body), str(body["address"]), str(body["zone"]), True)
+    zones = dict.fromkeys(subnet.zone for subnet in told.subnets)
+    addresses = [address for address, _ in told.found]
+    return Answer(to_json(body), _listed(addresses, ","), ",".join(zones), False)
+
+
+def _listed(addresses: Sequence[IPv4Address], separator: str = ", ") -> str:
+    listed = [str(address) for address in addresses[:MAX_LISTED]]
+    return separator.join(listed + ["..."] * (len(addresses) > MAX_LISTED))
 
 
 def error_body(error: ServiceError) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The lookup service: says in which zone the host behind a domain name is.
 
-    python server.py
+    python3 server.py
     curl 'localhost:8080/lookup?fqdn=192.168.1.7'
 
 A request's way: `connection.py` reads it, `LookupHandler.do_GET` dispatches it,
@@ -10,27 +10,40 @@ A request's way: `connection.py` reads it, `LookupHandler.do_GET` dispatches it,
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import errno
+import json
 import logging
-import math
 import os
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
-from ipaddress import IPv4Address
-from time import localtime, perf_counter, strftime, time
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+from urllib.parse import urlencode
 
+import log
 from connection import BACKLOG, ConnectionHandler, ConnectionServer
 from errors import NotFound, ServiceError, ShuttingDown, shown
-from eventloop import EventLoop
 from metrics import CONTENT_TYPE, Counter, Family, Gauge, Histogram, render
-from placement import Answer, Result, answer, error_body, names_in, to_json
-from resolver import MAX_QUERIES, Resolution, Resolver, parse_name
+from placement import Answer, Placement, error_body, names_in, to_json
+from resolver import MAX_QUERIES, Resolver, Result, configure_c_library, parse_name
+from settings import (
+    LOG_LEVELS,
+    InvalidSetting,
+    Settings,
+    comma_separated,
+    one_of,
+    seconds,
+    setting,
+    text,
+    whole_number,
+)
 from subnets import (
     SUBNETS_DATA,
     ZONE_ID_LABEL,
@@ -41,7 +54,7 @@ from subnets import (
     parse,
 )
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"
 
 # Far more than Kyverno, the probes and Prometheus open. Each takes a few kilobytes.
 MAX_CONNECTIONS = 4096
@@ -49,90 +62,67 @@ MAX_CONNECTIONS = 4096
 # Descriptors for other things: a socket or two for each query, the log, the event loop.
 OTHER_DESCRIPTORS = 2 * MAX_QUERIES + 32
 
-TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"  # ISO 8601
-
-ENDPOINTS = frozenset({"/lookup", "/healthz", "/readyz", "/metrics"})
-
-T = TypeVar("T")
-
-
-class InvalidSetting(ValueError):
-    """An environment variable has a value that cannot be used."""
-
-
-class Settings(NamedTuple):
-    """What the environment says; times are in seconds."""
-
-    host: str
-    port: int
-    log_level: str
-    node_label: str
-    subnets_file: str
-    dns_timeout: float
-    dns_cache_ttl: float
-    dns_cache_maxsize: int
-    dns_stale_ttl: float
-    shutdown_delay: float
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """The settings, by default for a variable that is unset or empty.
-
-        Raises `InvalidSetting`.
-        """
-
-        def read(name: str, default: str, convert: Callable[[str], T]) -> T:
-            value = environment.get(name) or default
-            try:
-                return convert(value)
-            except ValueError as error:
-                raise InvalidSetting(f"{name}: {shown(value)} is not {error}") from None
-
-        return cls(
-            host=read("HOST", "", str),
-            port=read("PORT", "8080", _whole_number(65535)),
-            log_level=read("LOG_LEVEL", "INFO", _one_of(*_LOG_LEVELS)),
-            node_label=read("NODE_LABEL", ZONE_LABEL, _one_of(ZONE_LABEL, ZONE_ID_LABEL)),
-            subnets_file=read("SUBNETS_FILE", "", str),
-            dns_timeout=read("DNS_TIMEOUT", "1", _seconds(at_least=0.01)),
-            dns_cache_ttl=read("DNS_CACHE_TTL", "5", _seconds()),
-            dns_cache_maxsize=read("DNS_CACHE_MAXSIZE", "1024", _whole_number(1_000_000)),
-            dns_stale_ttl=read("DNS_STALE_TTL", "300", _seconds()),
-            shutdown_delay=read("SHUTDOWN_DELAY", "0", _seconds()),
-        )
+# By path, what is answered there.
+ENDPOINTS = {
+    "/": "this list",
+    "/lookup": "in which zone the names are: /lookup?fqdn=NAME[,NAME...]",
+    "/healthz": "whether the process works",
+    "/readyz": "whether it is ready for requests",
+    "/metrics": "metrics for Prometheus",
+}
 
 
-_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+def _domain(value: str) -> str:
+    """A domain under which names are allowed; a dot before it or behind it is let pass."""
+    domain = value.strip(".").lower()
+    with suppress(ServiceError):
+        if parse_name(f"x.{domain}") == f"x.{domain}":
+            return domain
+    raise ValueError(f"a list of domains: {shown(value)} is none")
 
 
-def _whole_number(maximum: int) -> Callable[[str], int]:
-    def convert(value: str) -> int:
-        is_number = value.isascii() and value.isdigit() and len(value) <= len(str(maximum))
-        if not is_number or int(value) > maximum:
-            raise ValueError(f"a whole number from 0 to {maximum}")
-        return int(value)
-
-    return convert
+def _zone(value: str) -> str:
+    if value:
+        return value
+    raise ValueError("a list of zones: one of them is empty")
 
 
-def _seconds(at_least: float = 0, at_most: float = 86400) -> Callable[[str], float]:
-    def convert(value: str) -> float:
-        with suppress(ValueError):
-            if at_least <= float(value) <= at_most:
-                return float(value)
-        raise ValueError(f"a number of seconds from {at_least:g} to {at_most:g}")
+@dataclass(frozen=True)
+class ServerSettings(Settings):
+    """The settings of the service."""
 
-    return convert
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def convert(value: str) -> str:
-        for choice in choices:
-            if value.upper() == choice.upper():
-                return choice
-        raise ValueError(f"one of {', '.join(choices)}")
-
-    return convert
+    host: str = setting("", text, "the address to listen on; by default all, IPv4 and IPv6")
+    port: int = setting("8080", whole_number(65535), "the port; 0 takes a free one and logs it")
+    log_level: str = setting(
+        "INFO", one_of(*LOG_LEVELS), f"{', '.join(LOG_LEVELS)}; lookups are logged at INFO"
+    )
+    node_label: str = setting(
+        ZONE_LABEL,
+        one_of(ZONE_LABEL, ZONE_ID_LABEL),
+        f"the label that stands for a node's zone: {ZONE_LABEL} or {ZONE_ID_LABEL}",
+    )
+    subnets_file: str = setting("", text, "a JSON file that replaces SUBNETS_DATA")
+    avoid_zones: tuple[str, ...] = setting(
+        "",
+        comma_separated(_zone),
+        "zones or zone ids, with commas between them, in which no Pod is to be placed",
+    )
+    allowed_domains: tuple[str, ...] = setting(
+        "",
+        comma_separated(_domain),
+        "domains, with commas between them; other names are refused, and not asked for",
+    )
+    dns_timeout: float = setting(
+        "1", seconds(0.01, 10), "seconds that a lookup waits for DNS; less than the policy's 3 s"
+    )
+    dns_cache_ttl: float = setting("5", seconds(), "seconds that an address is kept; 0 keeps none")
+    dns_cache_maxsize: int = setting("4096", whole_number(1_000_000), "names that are kept")
+    dns_stale_ttl: float = setting(
+        "300", seconds(), "seconds for which an old address may serve while DNS fails"
+    )
+    shutdown_delay: float = setting(
+        "0", seconds(), "seconds between SIGTERM and closing, for load balancers to notice"
+    )
 
 
 def read_table(path: str) -> SubnetTable:
@@ -144,38 +134,43 @@ def read_table(path: str) -> SubnetTable:
         return load(SUBNETS_DATA)
     try:
         with open(path, encoding="utf-8-sig") as file:
-            text = file.read()
+            return parse(file.read())
     except OSError as error:
         raise InvalidSubnets([f"cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
         raise InvalidSubnets([f"not UTF-8: {error}"]) from None
-    return parse(text)
+
+
+Outcome = Answer | ServiceError
 
 
 class LookupServer(ConnectionServer):
-    """What the connections' handlers share: the table, the resolver, the metrics."""
+    """What the connections' handlers share: the placement, the resolver, the metrics."""
 
     def __init__(
         self,
-        loop: EventLoop,
-        listener: socket.socket,
-        settings: Settings,
+        settings: ServerSettings,
         table: SubnetTable,
         max_connections: int = MAX_CONNECTIONS,
+        lines_dropped: Counter | None = None,
     ) -> None:
-        super().__init__(loop, listener, LookupHandler, max_connections)
-        self.table = table
+        super().__init__(LookupHandler, max_connections)
         self.settings = settings
+        self.placement = Placement(table, settings.node_label, settings.avoid_zones)
         self.resolver = Resolver(
-            loop,
             timeout=settings.dns_timeout,
             cache_ttl=settings.dns_cache_ttl,
             cache_maxsize=settings.dns_cache_maxsize,
             stale_ttl=settings.dns_stale_ttl,
+            allowed_domains=settings.allowed_domains,
         )
         self.requests = Counter("requests_total", "Requests answered.", "endpoint", "status")
-        self.zones = Counter("zone_answers_total", "Lookups answered with a zone.", "zone")
+        self.zones = Counter(
+            "zone_answers_total", "Lookups answered, by zone; several for more than one.", "zone"
+        )
         self.durations = Histogram("lookup_duration_seconds", "From a lookup to its answer.")
+        self._lines_dropped = [lines_dropped] if lines_dropped else []
+        self._stopping = asyncio.Event()
 
     def metrics(self) -> list[Family]:
         """All families, in the order they are shown."""
@@ -184,8 +179,9 @@ class LookupServer(ConnectionServer):
             self.durations,
             self.zones,
             *self.resolver.metrics(),
+            *self._lines_dropped,
             Gauge("open_connections", "Open connections.", lambda: len(self.connections)),
-            Gauge("subnets", "Subnets in the table.", lambda: len(self.table)),
+            Gauge("subnets", "Subnets in the table.", lambda: len(self.placement.table)),
             Gauge(
                 "build_info",
                 "The version that runs; always 1.",
@@ -195,41 +191,47 @@ class LookupServer(ConnectionServer):
             ),
         ]
 
-    def resolve_at_once(self, name: str) -> Result | None:
-        """What can be said of the name without asking DNS; None if nothing."""
+    def find_at_once(self, names: Sequence[str]) -> dict[str, Result | None]:
+        """What can be said of each name without waiting; None if nothing."""
+        return dict(map(self.resolver.at_once, names))
+
+    async def find_rest(self, found: Mapping[str, Result | None]) -> dict[str, Result]:
+        """What comes of all names, when those of which nothing was found have had their time."""
+        missing = [name for name, result in found.items() if result is None]
+        # Side by side: they share one deadline.
+        results = await asyncio.gather(*map(self.resolver.resolve, missing))
+        rest = dict(zip(missing, results, strict=True))
+        return {name: result or rest[name] for name, result in found.items()}
+
+    def answer(self, results: Mapping[str, Result]) -> Outcome:
+        """The answer to a lookup of these names."""
+        first = next(iter(results.values()))
+        if len(results) > 1 or isinstance(first, ServiceError):
+            return self._new_answer(results)
+        placement, outcome = first.memo
+        if placement is not self.placement:
+            outcome = self._new_answer(results)
+            first.memo = self.placement, outcome
+        assert isinstance(outcome, Answer | ServiceError)
+        return outcome
+
+    def _new_answer(self, results: Mapping[str, Result]) -> Outcome:
         try:
-            parsed = parse_name(name)
+            return self.placement.answer(results)
         except ServiceError as error:
             return error
-        if isinstance(parsed, IPv4Address):
-            return Resolution((parsed,))
-        return self.resolver.cached(parsed)
-
-    def answer(self, results: Mapping[str, Result]) -> Answer:
-        """The answer to a lookup of these names, or an exception: the first name's error."""
-        first, *others = results.values()
-        if others or isinstance(first, ServiceError):
-            return answer(results, self.table, self.settings.node_label)
-        if not isinstance(first.memo, Answer):
-            first.memo = answer(results, self.table, self.settings.node_label)
-        return first.memo
 
     def stop(self) -> None:
         """Is no longer ready, and stops after `SHUTDOWN_DELAY`."""
         self.draining = True
-        self.loop.call_later(self.settings.shutdown_delay, self.drain)
+        self._stopping.set()
 
-
-def log_lookup(line: str) -> None:
-    """Writes a lookup's line as `logging` would, which takes longer than all the rest of it."""
-    if sys.stderr and logging.root.isEnabledFor(logging.INFO):
-        with suppress(OSError, ValueError):  # nobody reads it any more
-            sys.stderr.write(f"{_timestamp(int(time()))} INFO lookup {line}\n")
-
-
-@lru_cache(maxsize=1)
-def _timestamp(second: int) -> str:
-    return strftime(TIME_FORMAT, localtime(second))
+    async def serve(self, listener: socket.socket) -> None:
+        """Serves those who connect to the socket, until `stop` is called and for as long after."""
+        await self.listen(listener)
+        await self._stopping.wait()
+        await asyncio.sleep(self.settings.shutdown_delay)
+        await self.drain()
 
 
 class LookupHandler(ConnectionHandler):
@@ -238,90 +240,74 @@ class LookupHandler(ConnectionHandler):
     server: LookupServer
     server_version = f"automatic-zone-placement/{__version__}"
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> Coroutine[Any, Any, None] | None:
         path, _, query = self.path.partition("?")
-        try:
-            if path == "/lookup":
-                self.lookup(query)
-            elif path == "/healthz":
-                self.send_json(200, b'{"status": "ok"}')
-            elif path == "/readyz":
-                self.send_readiness()
-            elif path == "/metrics":
-                self.respond(200, render(self.server.metrics()), CONTENT_TYPE)
-            else:
-                raise NotFound(f"there is nothing at {shown(path)}")
-        except ServiceError as error:
-            self.send_service_error(error)
-
-    do_HEAD = do_GET
+        if path == "/lookup":
+            return self.lookup(query)
+        if path == "/healthz":
+            self.send_json(200, b'{"status": "ok"}')
+        elif path == "/readyz":
+            self.send_readiness()
+        elif path == "/metrics":
+            self.respond(200, render(self.server.metrics()), CONTENT_TYPE)
+        elif path == "/":
+            self.send_json(200, to_json({"version": __version__, "endpoints": ENDPOINTS}))
+        else:
+            raise NotFound(f"there is nothing at {shown(path)}, but at {', '.join(ENDPOINTS)}")
+        return None
 
     def send_readiness(self) -> None:
         if self.server.draining:
-            raise ShuttingDown("the service is shutting down")
-        self.send_json(200, b'{"status": "ok"}')
+            self.send_error_body(ShuttingDown("the service is shutting down"))
+        else:
+            self.send_json(200, b'{"status": "ok"}')
 
-    def lookup(self, query: str) -> None:
+    def lookup(self, query: str) -> Coroutine[Any, Any, None] | None:
         """Answers now, or else when DNS has answered or had its time."""
         started = perf_counter()
         try:
             names = names_in(query)
         except ServiceError as error:
             self.send_outcome(started, query, error)
-            return
-        at_once = {name: self.server.resolve_at_once(name) for name in names}
-        results = {name: result for name, result in at_once.items() if result is not None}
-        if len(results) == len(at_once):
-            self.send_results(started, results)
-            return
-        self.put_off()
-        done = partial(self.resolved, started, list(at_once), results)
-        for name in at_once.keys() - results.keys():  # side by side: they share one deadline
-            self.server.resolver.resolve(name, partial(done, name))
+            return None
+        found = self.server.find_at_once(names)
+        if None in found.values():
+            return self.lookup_in_time(started, found)
+        self.send_results(started, found)  # type: ignore[arg-type]  # none is None
+        return None
 
-    def resolved(
-        self,
-        started: float,
-        names: list[str],
-        results: dict[str, Result],
-        name: str,
-        result: Result,
-    ) -> None:
-        """Called by the resolver for each name; the last one completes the answer."""
-        results[name] = result
-        if len(results) == len(names):
-            in_order = {name: results[name] for name in names}
-            self.resume(lambda: self.send_results(started, in_order))
+    async def lookup_in_time(self, started: float, found: Mapping[str, Result | None]) -> None:
+        self.send_results(started, await self.server.find_rest(found))
 
     def send_results(self, started: float, results: Mapping[str, Result]) -> None:
-        outcome: Answer | ServiceError
-        try:
-            outcome = self.server.answer(results)
-        except ServiceError as error:
-            outcome = error
-        self.send_outcome(started, ",".join(results), outcome)
+        self.send_outcome(started, ",".join(results), self.server.answer(results))
 
-    def send_outcome(self, started: float, asked: str, outcome: Answer | ServiceError) -> None:
+    def send_outcome(self, started: float, asked: str, outcome: Outcome) -> None:
         """Answers the lookup and accounts for it: its line in the log, its duration, its zone."""
         if isinstance(outcome, ServiceError):
-            self.send_service_error(outcome)
+            self.send_error_body(outcome)
             found = f"reason={outcome.reason}"
         else:
             self.send_json(200, outcome.body)
             found = f"address={outcome.address} zone={outcome.zone}"
-            self.server.zones.increment(outcome.zone)
-        seconds = perf_counter() - started
-        self.server.durations.observe(seconds)
-        log_lookup(f"{shown(asked)} {found} ms={seconds * 1000:.2f}")
+            self.server.zones.increment(outcome.zone if outcome.is_in_one_zone else "several")
+        duration = perf_counter() - started
+        self.server.durations.observe(duration)
+        logging.info("lookup %s %s ms=%.2f", shown(asked), found, duration * 1000)
 
     def send_json(self, status: int, body: bytes, fields: str = "") -> None:
         self.respond(status, body, "application/json", fields)
 
-    def send_service_error(self, error: ServiceError) -> None:
+    def send_error_body(self, error: ServiceError) -> None:
         self.send_json(error.status, to_json(error_body(error)), error.fields)
 
+    def send_service_error(self, error: ServiceError) -> None:
+        """Refuses what is no lookup, with a line in the log: no line means that nobody called."""
+        self.send_error_body(error)
+        logging.info("refused %s reason=%s", shown(self.requestline), error.reason)
+
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Counts the answer. Only lookups are logged, each with a line of its own."""
+        """Counts the answer; what is logged has a line of its own."""
         path = self.path.partition("?")[0]
         endpoint = path if path in ENDPOINTS else "other"
         self.server.requests.increment(endpoint, str(int(code)))
@@ -331,11 +317,11 @@ class LookupHandler(ConnectionHandler):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; without a host, for all addresses of both families if there are both.
+    """A listening socket; without a host, or for `::`, for all addresses of both families.
 
-    Raises `OSError`, whose `strerror` says why.
+    If there is only one family, it is for that. Raises `OSError`, whose `strerror` says why.
     """
-    if host:
+    if host not in ("", "::"):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             host.encode("idna")  # as a socket does it
@@ -368,61 +354,122 @@ def raise_connection_limit() -> int:
     return min(MAX_CONNECTIONS, max(soft - OTHER_DESCRIPTORS, soft // 2))
 
 
-def main() -> int:
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What the command line says; ends the process for `--help`, `--version` and what is wrong."""
+    parser = argparse.ArgumentParser(
+        description="Says over HTTP in which zone the host behind a domain name is.",
+        epilog="settings, which are environment variables:\n" + ServerSettings.help(os.environ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "--lookup",
+        metavar="NAME[,NAME...]",
+        help="serve nothing, but print the answer that the service would give, and why; "
+        "the exit status is 1 if any of the names has none",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the service as the environment says; the exit status is 2 if that is not possible."""
+    # As process 1 of a container it would not be ended by the signal, before there is a handler.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+    options = parse_arguments(arguments)
     try:
-        settings = Settings.from_environment(os.environ)
+        settings = ServerSettings.from_environment(os.environ)
         table = read_table(settings.subnets_file)
-        listener = listen(settings.host, settings.port)
     except InvalidSetting as error:
         return _complain(str(error))
     except InvalidSubnets as error:
         source = settings.subnets_file or "SUBNETS_DATA"
         return _complain(*(f"{source}: {problem}" for problem in error.problems))
+    configure_c_library(os.environ, settings.dns_timeout)
+    warnings = [*ServerSettings.misspelt(os.environ), *_unknown_zones(settings, table)]
+    warnings += table.warnings
+    if options.lookup:
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        return asyncio.run(explain(settings, table, options.lookup))
+    try:
+        listener = listen(settings.host, settings.port)
     except OSError as error:
         where = f"HOST {shown(settings.host)}, PORT {settings.port}"
         why = str(error.strerror).partition(" (while")[0]  # there it repeats the address
         return _complain(f"cannot listen on {where}: {why}")
-    # See resolv.conf(5). By itself the GNU C library waits 5 s before it asks again: a lost query
-    # would block its name for as long after DNS is back.
-    patience = math.ceil(settings.dns_timeout)
-    os.environ.setdefault("RES_OPTIONS", f"timeout:{patience} attempts:2")
-    logging.basicConfig(
-        level=settings.log_level,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt=TIME_FORMAT,
-    )
-    logging.raiseExceptions = False  # a log that cannot be written must not cost an answer
-    for warning in table.warnings:
+    handler = log.start(settings.log_level)
+    for warning in warnings:
         logging.warning("%s", warning)
-    serve(settings, table, listener)
-    try:
-        if sys.stderr:
-            sys.stderr.flush()
-    except OSError:  # nobody reads the log any more: no failure of ours, but Python would say so
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    asyncio.run(run(settings, table, listener, handler.dropped if handler else None))
+    if handler:
+        handler.close()
     return 0
 
 
-def serve(settings: Settings, table: SubnetTable, listener: socket.socket) -> None:
-    """Serves until SIGTERM or SIGINT; a second one ends the process at once."""
-    loop = EventLoop()
-    server = LookupServer(loop, listener, settings, table, raise_connection_limit())
+def _unknown_zones(settings: ServerSettings, table: SubnetTable) -> Iterator[str]:
+    known = {each for subnet in table for each in (subnet.zone, subnet.zone_id)}
+    for zone in settings.avoid_zones:
+        if zone not in known:
+            yield f"AVOID_ZONES has {shown(zone)}, which is no zone in the table"
 
-    def stop(number: int, _frame: object) -> None:
+
+async def explain(settings: ServerSettings, table: SubnetTable, asked: str) -> int:
+    """Prints the answer that the service would give, and to standard error how it is found.
+
+    The exit status is 0, or 1 if any of the names has no answer.
+    """
+    server = LookupServer(settings, table)
+    try:
+        names = names_in(urlencode({"fqdn": asked}))
+    except ServiceError as error:
+        outcome: Outcome = error
+    else:
+        results = await server.find_rest(server.find_at_once(names))
+        for line in server.placement.explain(results):
+            print(line, file=sys.stderr)
+        outcome = server.answer(results)
+    if isinstance(outcome, ServiceError):
+        print(json.dumps(error_body(outcome), indent=2))
+        return 1
+    body = json.loads(outcome.body)
+    print(json.dumps(body, indent=2))
+    return 1 if "errors" in body else 0
+
+
+async def run(
+    settings: ServerSettings,
+    table: SubnetTable,
+    listener: socket.socket,
+    lines_dropped: Counter | None,
+) -> None:
+    """Serves until SIGTERM or SIGINT; a second one ends the process at once."""
+    server = LookupServer(settings, table, raise_connection_limit(), lines_dropped)
+
+    def stop(number: signal.Signals) -> None:
         if server.draining:
             os._exit(128 + number)
-        server.draining = True
-        name = signal.Signals(number).name
-        loop.call_soon_threadsafe(lambda: logging.info("%s: no longer ready", name))
-        loop.call_soon_threadsafe(server.stop)
+        logging.info("%s: no longer ready", number.name)
+        server.stop()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
     address, port, *_ = listener.getsockname()
-    logging.info("listening on %s port %d, %d subnets", address, port, len(table))
-    loop.run()
+    logging.info("listening on %s port %d, %s", address, port, _summary(settings, table, port))
+    await server.serve(listener)
     logging.info("stopped")
+
+
+def _summary(settings: ServerSettings, table: SubnetTable, port: int) -> str:
+    """What the first line of the log says of the table and the settings, and what to try."""
+    host = settings.host if settings.host not in ("", "::", "0.0.0.0") else "localhost"
+    host = f"[{host}]" if ":" in host else host
+    address = next(iter(table)).cidr.partition("/")[0]
+    source = settings.subnets_file or "SUBNETS_DATA"
+    changed = " ".join(settings.changed(os.environ)) or "all by default"
+    return (
+        f"{len(table)} subnets in {source}, settings: {changed}; "
+        f"try http://{host}:{port}/lookup?fqdn={address}"
+    )
 
 
 def _complain(*lines: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -9,17 +10,32 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from eventloop import EventLoop
-from server import LookupServer, Settings, listen
-from subnets import SUBNETS_DATA, load
+from server import LookupServer, ServerSettings, listen
+from subnets import load
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# The table of most tests: three zones, each with a subnet twice. It is not `SUBNETS_DATA`,
+# in whose place a user pastes their own.
+ZONES = [
+    ("eu-central-1b", "euc1-az3"),
+    ("eu-central-1a", "euc1-az2"),
+    ("eu-central-1c", "euc1-az1"),
+]
+SUBNETS: list[dict[str, Any]] = [
+    {
+        "CIDRBlock": f"192.168.{32 * number}.0/19",
+        "AvailabilityZone": ZONES[number % 3][0],
+        "AvailabilityZoneId": ZONES[number % 3][1],
+    }
+    for number in range(6)
+]
 
 # For what must happen; a test that passes never waits so long.
 DEADLINE = 10.0
@@ -122,42 +138,49 @@ class Remote:
 class Client(Remote):
     """Talks to a server in a thread of the test's own process."""
 
-    def __init__(self, server: LookupServer, port: int) -> None:
+    def __init__(self, server: LookupServer, loop: asyncio.AbstractEventLoop, port: int) -> None:
         super().__init__(port)
         self.server = server
+        self.loop = loop
 
     def stop(self) -> None:
         """Tells the server to stop, which it does after `SHUTDOWN_DELAY`."""
-        self.server.loop.call_soon_threadsafe(self.server.stop)
+        self.loop.call_soon_threadsafe(self.server.stop)
         wait_until(lambda: self.server.draining)
+
+    def drain(self) -> None:
+        """Has the server stop without delay, and waits for its end."""
+        asyncio.run_coroutine_threadsafe(self.server.drain(), self.loop).result(DEADLINE)
 
 
 @contextmanager
 def running(
-    table: object = SUBNETS_DATA, max_connections: int = 1000, **environment: str
+    table: object = SUBNETS, max_connections: int = 1000, **environment: str
 ) -> Iterator[Client]:
     """A server on a free port, with the table and the environment's settings."""
-    settings = Settings.from_environment({"HOST": "127.0.0.1", "PORT": "0"} | environment)
-    loop = EventLoop()
+    settings = ServerSettings.from_environment({"HOST": "127.0.0.1", "PORT": "0"} | environment)
     listener = listen(settings.host, settings.port)
     port = listener.getsockname()[1]
-    server = LookupServer(loop, listener, settings, load(table), max_connections)
-    thread = threading.Thread(target=loop.run)
+    server = LookupServer(settings, load(table), max_connections)
+    loop = asyncio.new_event_loop()
+    loop.slow_callback_duration = DEADLINE  # in debug mode, it is no warning that a test is slow
+    serving = loop.create_task(server.serve(listener))
+
+    def run() -> None:
+        with suppress(asyncio.CancelledError):
+            loop.run_until_complete(serving)
+        loop.run_until_complete(server.drain())
+        loop.close()
+
+    thread = threading.Thread(target=run)
     thread.start()
-
-    def drain() -> None:
-        if listener.fileno() >= 0:  # unless the test did
-            server.drain()
-
     try:
-        yield Client(server, port)
+        yield Client(server, loop, port)
     finally:
-        loop.call_soon_threadsafe(drain)
+        with suppress(RuntimeError):  # the loop has ended already
+            loop.call_soon_threadsafe(serving.cancel)
         thread.join(DEADLINE)
         assert not thread.is_alive(), "the server did not stop"
-        for connection in list(server.connections):
-            connection.close()
-        loop.close()
 
 
 class FakeDNS:

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from http.client import HTTPConnection
-from unittest import mock
 
 import connection
 import resolver
@@ -33,7 +32,7 @@ HERE = ["192.168.0.1"]
 
 def lookup(name: str) -> bytes:
     """A lookup as it is sent."""
-    return f"GET /lookup?fqdn={name} HTTP/1.1\r\n\r\n".encode()
+    return f"GET /lookup?fqdn={name} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
 @contextmanager
@@ -73,7 +72,7 @@ class SilentDNSTest(unittest.TestCase):
         names = [f"silent{number}.test" for number in range(100)]
         with (
             fake_dns(db=HERE) as dns,
-            running(DNS_TIMEOUT="60", DNS_CACHE_TTL="0") as client,
+            running(DNS_TIMEOUT="10", DNS_CACHE_TTL="0") as client,
             waiting(client, dns, *names) as opened,
         ):
             for target in ("/healthz", "/readyz", "/metrics", "/lookup?fqdn=192.168.1.7"):
@@ -100,28 +99,25 @@ class SilentDNSTest(unittest.TestCase):
             for name in ("db.test", "new.test"):
                 wait_until(partial(lambda name: is_fresh(client.lookup(name)), name))
 
-    def test_queries_in_reserve_are_for_known_names(self) -> None:
-        """Of four queries at a time, two are for names that were answered before."""
-        known = {f"known{number}": HERE for number in range(4)}
-        names = [f"{name}.test" for name in known]
-        with (
-            mock.patch.multiple(resolver, MAX_QUERIES=4, RESERVED_QUERIES=2),
-            fake_dns(**known) as dns,
-            running(DNS_TIMEOUT="60", DNS_CACHE_TTL="0") as client,
-        ):
-            for name in names:
+    def test_one_domain_that_hangs_leaves_the_others_as_they_are(self) -> None:
+        """Of 600 names, some of which were answered before."""
+        names = [f"db{number}.evil.test" for number in range(600)]
+        good = [f"db{number}.shop.example" for number in range(20)]
+        with fake_dns() as dns, running(DNS_TIMEOUT="10", DNS_CACHE_TTL="0") as client:
+            dns.answers = dict.fromkeys([*names, *good, "new.shop.example"], HERE)
+            for name in [*names[::10], *good]:
                 self.assert_answer(client.lookup(name))
-            with waiting(client, dns, "silent1.test", "silent2.test"):
-                self.assert_refused(client.lookup("new.test"), 503, "Overloaded")
-                self.assert_answer(client.lookup(names[0]))
-                with waiting(client, dns, names[0], names[1]):
-                    self.assert_answer(client.lookup(names[2]), stale=True)
-                    self.assertEqual(client.request("/readyz").status, 200)
-                    self.assertEqual(client.lookup("192.168.1.7").status, 200)
-                    dns.answers |= {"new.test": HERE}
-                    dns.speak()
+            taken = resolver.MAX_QUERIES // 2
+            with waiting(client, dns, *names[:taken]):
+                dns.silent = set(names)
+                self.assert_answer(client.lookup(names[500]), stale=True)
+                self.assert_refused(client.lookup(names[501]), 503, "Overloaded")
+                for name in [*good, "new.shop.example"]:
+                    self.assert_answer(client.lookup(name))
+                self.assertEqual(client.metric("dns_queries"), taken)
+                dns.speak()
             wait_until(lambda: client.metric("dns_queries") == 0)
-            self.assert_answer(client.lookup("new.test"))
+            self.assert_answer(client.lookup(names[501]))
 
 
 class SilentClientsTest(unittest.TestCase):
@@ -149,8 +145,9 @@ class SilentClientsTest(unittest.TestCase):
                 self.assertEqual(client.lookup("db.test").status, 200)
             self.assertGreaterEqual(client.metric("open_connections"), 1000)
             wait_until(lambda: threading.active_count() <= threads + 1)  # the server's
-            with mock.patch.object(connection, "IDLE_TIMEOUT", 0.05):
-                wait_until(lambda: not client.server.connections)
+            for each in client.server.connections:
+                each.deadline -= connection.HEAD_TIMEOUT
+            wait_until(lambda: not client.server.connections)
 
 
 class GrowthTest(unittest.TestCase):
@@ -158,14 +155,15 @@ class GrowthTest(unittest.TestCase):
         number, size = 2000, 64
         lookups = b"".join(lookup(f"name{each}.test") for each in range(number))
         bad = b"".join(
-            b"GET /x%d HTTP/1.1\r\nX-%d: x\r\n\r\n" % (each, each) for each in range(number)
+            b"GET /x%d HTTP/1.1\r\nHost: x\r\nX-%d: x\r\n\r\n" % (each, each)
+            for each in range(number)
         )
         with fake_dns() as dns, running(DNS_CACHE_MAXSIZE=str(size)) as client:
             dns.answers = {f"name{each}.test": HERE for each in range(number)}
             self.assertEqual(client.lookup("name0.test").status, 200)
             self.assertEqual(client.request("/x").status, 404)
             self.assertEqual(client.raw(b"bad0\r\n")[9:12], b"400")
-            self.assertEqual(client.lookup("bad").status, 404)
+            self.assertEqual(client.lookup("bad.test").status, 404)
             threads, samples = threading.active_count(), self.samples(client)
             self.assertEqual({each.status for each in client.answers(lookups)}, {200})
             self.assertEqual({each.status for each in client.answers(bad)}, {404})
@@ -232,7 +230,7 @@ class RolloutTest(unittest.TestCase):
                 return statuses
 
         with fake_dns(db=HERE, slow=HERE) as dns, running() as stays, ExitStack() as stack:
-            leaves = stack.enter_context(running(SHUTDOWN_DELAY="60", DNS_TIMEOUT="60"))
+            leaves = stack.enter_context(running(SHUTDOWN_DELAY="60", DNS_TIMEOUT="10"))
             pool = stack.enter_context(ThreadPoolExecutor())
             stack.callback(over.set)
             clients = [Balanced(leaves.port, stays.port) for _ in range(4)]
@@ -241,12 +239,13 @@ class RolloutTest(unittest.TestCase):
             with waiting(leaves, dns, "slow.test") as (slow,):
                 leaves.stop()
                 wait_until(lambda: {each.port for each in clients} == {stays.port})
-                leaves.server.loop.call_soon_threadsafe(leaves.server.drain)
+                drained = pool.submit(leaves.drain)
                 wait_until(leaves.is_refused)
                 with closing(Balanced(leaves.port, stays.port)) as newcomer:
                     self.assertEqual(newcomer.lookup("db.test"), 200)
                 dns.speak()
                 self.assertEqual(answer_on(slow).status, 200)
+                drained.result(DEADLINE)
             over.set()
             self.assertEqual([each.result() for each in answers], [{200}] * len(clients))
 

@@ -20,7 +20,7 @@ SEED = 20240229
 ROUNDS = 1000
 
 TYPES = {"application/json", CONTENT_TYPE}
-STATUSES = {200, 400, 404, 405, 409, 502, 503, 504}
+STATUSES = {200, 400, 404, 405, 502, 503, 504}
 
 ANSWERS: dict[str, list[str] | Exception] = {
     "db": ["192.168.0.1"],
@@ -33,16 +33,16 @@ ANSWERS: dict[str, list[str] | Exception] = {
 # Other requests are made of these.
 REQUESTS = [
     b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    b"GET /readyz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-    b"GET /metrics HTTP/1.1\r\nAccept: */*\r\n\r\n",
-    b"HEAD /lookup?fqdn=192.168.1.7 HTTP/1.1\r\n\r\n",
-    b"GET /lookup?fqdn=db.test,far.test HTTP/1.1\r\nAuthorization: Bearer x\r\n\r\n",
-    b"GET /lookup?fqdn=two.test HTTP/1.1\r\nConnection: close\r\n\r\n",
-    b"GET /lookup?fqdn=broken.test HTTP/1.1\r\n\r\n",
-    b"GET /lookup?fqdn=silent.test HTTP/1.1\r\n\r\n",
-    b"GET /lookup?fqdn=%64b.test&fqdn=x HTTP/1.1\r\n\r\n",
-    b"POST /lookup HTTP/1.1\r\nContent-Length: 7\r\n\r\nfqdn=db",
-    b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"GET /readyz HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n",
+    b"HEAD /lookup?fqdn=192.168.1.7 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /lookup?fqdn=db.test,far.test HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\n\r\n",
+    b"GET /lookup?fqdn=two.test HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    b"GET /lookup?fqdn=broken.test HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /lookup?fqdn=silent.test HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /lookup?fqdn=%64b.test&fqdn=x HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /lookup HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\nfqdn=db",
+    b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
 ]
 
 # Pieces that matter to a parser of requests, of queries or of names.
@@ -85,7 +85,7 @@ class Fuzz:
     def query(self) -> bytes:
         pieces = [self.chance.choice([*PIECES, self.escaped()]) for _ in range(6)]
         junk = re.sub(rb"[^!-~]", b"", b"".join(pieces))
-        return b"GET /lookup?fqdn=" + junk + b" HTTP/1.1\r\n\r\n"
+        return b"GET /lookup?fqdn=" + junk + b" HTTP/1.1\r\nHost: x\r\n\r\n"
 
     def escaped(self) -> bytes:
         return b"".join(b"%%%02x" % byte for byte in self.chance.randbytes(4))
@@ -159,7 +159,7 @@ class FuzzTest(unittest.TestCase):
                         seen.add(answer.status)
                         self.assertIn(answer.status, STATUSES)
                         self.assertIn(answer.headers["Content-Type"], TYPES)
-        self.assertGreaterEqual(seen, {200, 400, 404, 405, 409, 502, 504})
+        self.assertGreaterEqual(seen, {200, 400, 404, 405, 502, 504})
 
     def test_who_leaves_early_takes_nothing_along(self) -> None:
         with self.unharmed() as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import unittest
+from typing import ClassVar
 from urllib.parse import quote
 
 from tests.support import Response, fake_dns, running
@@ -40,6 +41,10 @@ INVALID_QUERIES = [
 ]
 
 INVALID_NAMES = [
+    "db",
+    "db.",
+    "a" * 63,
+    "localhost1",
     "1.2.3",
     "0x7f000001",
     "1.2.3.0x4",
@@ -71,7 +76,7 @@ INVALID_NAMES = [
 ]
 
 VALID_NAMES = [
-    "a",
+    "localhost",
     "db.test.",
     "DB.Test",
     "_srv._tcp.db.test",
@@ -98,7 +103,8 @@ class AnswerTest(unittest.TestCase):
                 "subnet": "192.168.0.0/19",
                 "zone": "eu-central-1b",
                 "zoneId": "euc1-az3",
-                "nodeLabels": [{"key": ZONE, "value": "eu-central-1b", "weight": 100}],
+                "nodeLabels": [{"key": ZONE, "values": ["eu-central-1b"], "weight": 100}],
+                "nodeSelector": {ZONE: "eu-central-1b"},
             },
         )
         self.assertEqual(dns.asked, [])
@@ -114,7 +120,7 @@ class AnswerTest(unittest.TestCase):
 
     def test_valid_names_reach_dns(self) -> None:
         with fake_dns() as dns, running() as client:
-            dns.answers = {name.lower(): ["192.168.1.1"] for name in VALID_NAMES}
+            dns.answers = {name.lower().rstrip("."): ["192.168.1.1"] for name in VALID_NAMES}
             for name in VALID_NAMES:
                 with self.subTest(name):
                     self.assertEqual(client.lookup(name).status, 200)
@@ -139,8 +145,8 @@ class AnswerTest(unittest.TestCase):
         self.assertEqual(
             body["nodeLabels"],
             [
-                {"key": "example.com/row", "value": "row-2", "weight": 100},
-                {"key": ZONE, "value": "dc-1", "weight": 50},
+                {"key": "example.com/row", "values": ["row-2"], "weight": 100},
+                {"key": ZONE, "values": ["dc-1"], "weight": 50},
             ],
         )
 
@@ -152,18 +158,22 @@ class AnswerTest(unittest.TestCase):
         self.assertEqual(
             body["nodeLabels"],
             [
-                {"key": "example.com/rack", "value": "rack-a", "weight": 100},
-                {"key": "example.com/row", "value": "row-2", "weight": 50},
-                {"key": ZONE, "value": "dc-1", "weight": 25},
+                {"key": "example.com/rack", "values": ["rack-a"], "weight": 100},
+                {"key": "example.com/row", "values": ["row-2"], "weight": 50},
+                {"key": ZONE, "values": ["dc-1"], "weight": 25},
             ],
         )
 
     def test_node_label_may_be_the_zone_id(self) -> None:
         with running(RACKS, NODE_LABEL=ZONE_ID) as client:
             cloud, rack = client.lookup("10.2.0.1").body, client.lookup("10.1.9.9").body
-        self.assertEqual(cloud["nodeLabels"], [{"key": ZONE_ID, "value": "eu1-az1", "weight": 100}])
+        self.assertEqual(
+            cloud["nodeLabels"], [{"key": ZONE_ID, "values": ["eu1-az1"], "weight": 100}]
+        )
         with self.subTest("a subnet without an id has the zone's name"):
-            self.assertEqual(rack["nodeLabels"][-1], {"key": ZONE, "value": "dc-1", "weight": 50})
+            self.assertEqual(
+                rack["nodeLabels"][-1], {"key": ZONE, "values": ["dc-1"], "weight": 50}
+            )
 
 
 class ErrorTest(unittest.TestCase):
@@ -204,17 +214,11 @@ class ErrorTest(unittest.TestCase):
             with self.subTest(answer), fake_dns(db=answer), running() as client:
                 self.assert_error(client.lookup("db.test"), status, reason, "db.test")
 
-    def test_addresses_in_several_zones_are_listed_with_them(self) -> None:
-        for addresses in (["192.168.0.1", "192.168.32.1"], ["192.168.0.1", "10.9.9.9"]):
-            with self.subTest(addresses), fake_dns(db=addresses), running() as client:
-                response = client.lookup("db.test")
-                self.assert_error(response, 409, "AmbiguousZone", "eu-central-1b", *addresses)
-
     def test_other_paths_and_methods(self) -> None:
         with running() as client:
-            for path in ("/", "/lookup/", "/x?fqdn=192.168.1.7", "//lookup"):
+            for path in ("/lookup/", "/x?fqdn=192.168.1.7", "//lookup", "*", "lookup"):
                 with self.subTest(path):
-                    self.assert_error(client.request(path), 404, "NotFound")
+                    self.assert_error(client.request(path), 404, "NotFound", "/lookup", "/metrics")
             for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"):
                 with self.subTest(method):
                     response = client.request("/lookup?fqdn=192.168.1.7", method)
@@ -225,6 +229,174 @@ class ErrorTest(unittest.TestCase):
         with running() as client:
             body = client.lookup("x" * 5000).body
         self.assertLess(len(str(body["error"])), 500)
+
+
+class SeveralZonesTest(unittest.TestCase):
+    """A name in several zones: addresses, the expected terms, and whether a zone may be insisted on."""
+
+    B, A, C = "192.168.0.", "192.168.32.", "192.168.64."  # one subnet for each zone
+    CASES: ClassVar[list[tuple[list[str], list[tuple[list[str], int]]]]] = [
+        ([B + "1", B + "2", A + "1"], [(["eu-central-1b"], 100), (["eu-central-1a"], 50)]),
+        ([B + "1", A + "1"], [(["eu-central-1a", "eu-central-1b"], 100)]),
+        ([C + "1", B + "1", A + "1"], [(["eu-central-1a", "eu-central-1b", "eu-central-1c"], 100)]),
+        (
+            [B + "1", B + "2", B + "3", A + "1", A + "2", C + "1"],
+            [(["eu-central-1b"], 100), (["eu-central-1a"], 67), (["eu-central-1c"], 33)],
+        ),
+        # Outside the table, an address counts for no zone, but nothing is sure any more.
+        ([B + "1", "10.9.9.9"], [(["eu-central-1b"], 100)]),
+        (
+            [B + "1", A + "1", A + "2", "10.9.9.9"],
+            [(["eu-central-1a"], 100), (["eu-central-1b"], 50)],
+        ),
+    ]
+
+    def test_zones_are_preferred_by_their_share_and_none_is_insisted_on(self) -> None:
+        for addresses, terms in self.CASES:
+            with self.subTest(addresses), fake_dns(db=addresses), running() as client:
+                body = client.lookup("db.test").body
+                found = [(term["values"], term["weight"]) for term in body["nodeLabels"]]
+                self.assertEqual(found, terms)
+                self.assertEqual({term["key"] for term in body["nodeLabels"]}, {ZONE})
+                self.assertEqual(body["nodeSelector"], {})
+                for key in ("address", "subnet", "zone", "zoneId"):
+                    self.assertIsNone(body[key])
+
+    def test_each_address_is_listed_with_what_is_known_of_it(self) -> None:
+        with fake_dns(db=["192.168.33.1", "192.168.0.1", "10.9.9.9"]), running() as client:
+            body = client.lookup("db.test").body
+        keys = ("address", "subnet", "zone", "zoneId")
+        self.assertEqual(
+            [tuple(each[key] for key in keys) for each in body["addresses"]],
+            [
+                ("10.9.9.9", None, None, None),
+                ("192.168.0.1", "192.168.0.0/19", "eu-central-1b", "euc1-az3"),
+                ("192.168.33.1", "192.168.32.0/19", "eu-central-1a", "euc1-az2"),
+            ],
+        )
+
+    def test_by_zone_id_it_is_the_same(self) -> None:
+        addresses = ["192.168.0.1", "192.168.32.1"]
+        with fake_dns(db=addresses), running(NODE_LABEL=ZONE_ID) as client:
+            body = client.lookup("db.test").body
+        terms = [{"key": ZONE_ID, "values": ["euc1-az2", "euc1-az3"], "weight": 100}]
+        self.assertEqual(body["nodeLabels"], terms)
+
+    def test_the_more_specific_labels_of_several_zones_are_left_out(self) -> None:
+        with fake_dns(db=["10.1.2.1", "10.2.0.1"]), running(RACKS) as client:
+            body = client.lookup("db.test").body
+        terms = [{"key": ZONE, "values": ["dc-1", "eu-1"], "weight": 100}]
+        self.assertEqual(body["nodeLabels"], terms)
+
+    def test_more_addresses_than_any_database_has_are_a_failure(self) -> None:
+        addresses = [f"192.168.0.{number}" for number in range(1, 130)]
+        with fake_dns(db=addresses, ok=addresses[:128]), running() as client:
+            response = client.lookup("db.test")
+            self.assertEqual((response.status, response.body["reason"]), (502, "ResolverFailure"))
+            self.assertIn("129", response.body["error"])
+            self.assertEqual(client.lookup("ok.test").status, 200)
+
+
+class SelectorTest(unittest.TestCase):
+    """When a zone may be insisted on."""
+
+    NAMES: ClassVar[dict[str, list[str] | Exception]] = {
+        "db": ["192.168.0.1"],
+        "cache": ["192.168.32.1"],
+        "lb": ["192.168.0.1", "192.168.32.1"],
+        "far": ["10.9.9.9"],
+        "partly": ["192.168.0.1", "10.9.9.9"],
+        "failing": socket.gaierror(socket.EAI_AGAIN, "try again"),
+    }
+    # names, the zone that is told, the zone that may be insisted on
+    CASES: ClassVar[list[tuple[list[str], str | None, str | None]]] = [
+        (["db"], "eu-central-1b", "eu-central-1b"),
+        (["db", "cache"], "eu-central-1b", "eu-central-1b"),
+        (["cache", "db"], "eu-central-1a", "eu-central-1a"),
+        (["lb"], None, None),
+        (["lb", "cache"], "eu-central-1a", "eu-central-1a"),
+        (["partly"], None, None),
+        (["db", "partly"], "eu-central-1b", None),
+        (["db", "far"], "eu-central-1b", None),
+        (["db", "gone"], "eu-central-1b", None),
+        (["failing", "cache"], "eu-central-1a", None),
+        (["db", "failing"], "eu-central-1b", None),
+    ]
+
+    def test_by_what_is_known_of_the_names(self) -> None:
+        with fake_dns(**self.NAMES), running() as client:
+            for names, zone, selected in self.CASES:
+                with self.subTest(names):
+                    body = client.lookup(*(f"{name}.test" for name in names)).body
+                    self.assertEqual(body["zone"], zone)
+                    selector = {ZONE: selected} if selected else {}
+                    self.assertEqual(body["nodeSelector"], selector)
+
+    def test_a_stale_answer_is_never_insisted_on(self) -> None:
+        with fake_dns(**self.NAMES) as dns, running(DNS_CACHE_TTL="0") as client:
+            self.assertEqual(client.lookup("db.test").body["nodeSelector"], {ZONE: "eu-central-1b"})
+            dns.answers["db.test"] = self.NAMES["failing"]
+            for names in (["db.test"], ["db.test", "cache.test"], ["cache.test", "db.test"]):
+                body = client.lookup(*names).body
+                self.assertTrue(body["stale"])
+                self.assertEqual(body["nodeSelector"], {})
+                self.assertIn("eu-central-1b", str(body["nodeLabels"]))
+
+
+class AvoidedZonesTest(unittest.TestCase):
+    def test_an_avoided_zone_is_told_but_not_asked_for(self) -> None:
+        for avoided in ("eu-central-1b", "euc1-az3", "eu-west-1a, euc1-az3"):
+            with self.subTest(avoided), running(AVOID_ZONES=avoided) as client:
+                body = client.lookup("192.168.1.7").body
+                self.assertEqual((body["zone"], body["zoneId"]), ("eu-central-1b", "euc1-az3"))
+                self.assertEqual((body["nodeLabels"], body["nodeSelector"]), ([], {}))
+                other = client.lookup("192.168.33.7").body
+                self.assertEqual(other["nodeSelector"], {ZONE: "eu-central-1a"})
+
+    def test_the_other_names_and_the_other_zones_of_a_name_are_preferred(self) -> None:
+        lb = ["192.168.0.1", "192.168.0.2", "192.168.32.1", "192.168.64.1"]
+        with fake_dns(lb=lb), running(AVOID_ZONES="eu-central-1b") as client:
+            several = client.lookup("lb.test").body
+            names = client.lookup("192.168.1.7", "192.168.33.7").body
+        zones = ["eu-central-1a", "eu-central-1c"]
+        self.assertEqual(several["nodeLabels"], [{"key": ZONE, "values": zones, "weight": 100}])
+        self.assertEqual(names["nodeLabels"], [{"key": ZONE, "values": zones[:1], "weight": 100}])
+        self.assertEqual((several["nodeSelector"], names["nodeSelector"]), ({}, {}))
+        self.assertEqual(names["zone"], "eu-central-1b")
+
+
+class AllowedDomainsTest(unittest.TestCase):
+    # names, and whether they are in one of the domains db.test and example.com
+    CASES: ClassVar[list[tuple[str, bool]]] = [
+        ("db.test", True),
+        ("a.db.test", True),
+        ("A.DB.test.", True),
+        ("a.b.example.com", True),
+        ("192.168.1.7", True),
+        ("xdb.test", False),
+        ("test", False),
+        ("example.com.evil.test", False),
+        ("example.org", False),
+        ("localhost", False),
+    ]
+
+    def test_other_names_are_refused_and_not_asked_for(self) -> None:
+        for setting in ("db.test,example.com", " .DB.test. , Example.com"):
+            with fake_dns() as dns, running(ALLOWED_DOMAINS=setting) as client:
+                dns.answers = {name.lower().strip("."): ["192.168.0.1"] for name, _ in self.CASES}
+                for name, is_allowed in self.CASES:
+                    with self.subTest(name):
+                        response = client.lookup(name)
+                        refused = (
+                            (400, "InvalidName") if name == "test" else (403, "NameNotAllowed")
+                        )
+                        if is_allowed:
+                            self.assertEqual(response.status, 200)
+                        else:
+                            found = (response.status, response.body["reason"])
+                            self.assertEqual(found, refused)
+                            self.assertIn(repr(name), response.body["error"])
+                self.assertEqual(dns.asked, ["db.test", "a.db.test", "a.b.example.com"])
 
 
 class SeveralNamesTest(unittest.TestCase):
@@ -242,23 +414,55 @@ class SeveralNamesTest(unittest.TestCase):
         self.assertEqual(
             response.body["nodeLabels"],
             [
-                {"key": ZONE, "value": "eu-central-1a", "weight": 50},
-                {"key": ZONE, "value": "eu-central-1b", "weight": 100},
+                {"key": ZONE, "values": ["eu-central-1b"], "weight": 100},
+                {"key": ZONE, "values": ["eu-central-1a"], "weight": 50},
             ],
         )
 
+    def test_the_weights_of_all_names_are_one_falling_sequence(self) -> None:
+        with running(RACKS) as client:
+            body = client.lookup("10.1.2.3", "10.2.0.1").body
+            self.assertEqual([term["weight"] for term in body["nodeLabels"]], [100, 50, 25, 12])
+            body = client.lookup("10.2.0.1", "10.1.2.3").body
+            self.assertEqual([term["weight"] for term in body["nodeLabels"]], [100, 50, 25, 12])
+            self.assertEqual(body["nodeLabels"][0]["values"], ["eu-1"])
+
+    def test_a_name_in_several_zones_outweighs_those_behind_it(self) -> None:
+        lb = ["192.168.0.1", "192.168.0.2", "192.168.32.1"]
+        with fake_dns(lb=lb), running() as client:
+            body = client.lookup("lb.test", "192.168.64.1").body
+        self.assertEqual([term["weight"] for term in body["nodeLabels"]], [100, 50, 25])
+        self.assertEqual((body["fqdn"], body["zone"]), ("192.168.64.1", "eu-central-1c"))
+
+    def test_a_weight_is_never_less_than_1_and_equal_ones_are_one_term(self) -> None:
+        table = [
+            {"CIDRBlock": f"10.{number}.0.0/16", "AvailabilityZone": f"zone-{number}"}
+            for number in range(8)
+        ]
+        with running(table) as client:
+            body = client.lookup(*(f"10.{number}.0.1" for number in reversed(range(8)))).body
+        weights = [100, 50, 25, 12, 6, 3, 1]
+        self.assertEqual([term["weight"] for term in body["nodeLabels"]], weights)
+        self.assertEqual(body["nodeLabels"][-1]["values"], ["zone-0", "zone-1"])
+
     def test_a_label_of_several_names_is_given_once_with_its_highest_weight(self) -> None:
         with running(RACKS) as client:
-            body = client.lookup("10.1.2.3", "10.1.9.9", "10.2.0.1").body
+            body = client.lookup("10.1.9.9", "10.2.0.1", "10.1.2.3").body
         self.assertEqual(
             body["nodeLabels"],
             [
-                {"key": "example.com/rack", "value": "rack-a", "weight": 100},
-                {"key": "example.com/row", "value": "row-2", "weight": 50},
-                {"key": ZONE, "value": "eu-1", "weight": 25},
-                {"key": ZONE, "value": "dc-1", "weight": 25},
+                {"key": "example.com/row", "values": ["row-2"], "weight": 100},
+                {"key": ZONE, "values": ["dc-1"], "weight": 50},
+                {"key": ZONE, "values": ["eu-1"], "weight": 25},
+                {"key": "example.com/rack", "values": ["rack-a"], "weight": 12},
             ],
         )
+
+    def test_a_name_given_twice_is_one_name(self) -> None:
+        with fake_dns(db=["192.168.0.1"]) as dns, running() as client:
+            body = client.lookup("db.test", "DB.test.", "db.test").body
+        self.assertEqual(dns.asked, ["db.test"])
+        self.assertEqual([term["weight"] for term in body["nodeLabels"]], [100])
 
     def test_when_none_can_be_placed_it_is_the_first_name_s_error(self) -> None:
         with fake_dns(db=["10.9.9.9"]), running() as client:

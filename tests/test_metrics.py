@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 from metrics import DURATION_BUCKETS, Counter, Gauge, Histogram, render
 from server import __version__
-from subnets import SUBNETS_DATA
 from tests.support import Client, FakeDNS, fake_dns, running, wait_until
 
 PREFIX = "automatic_zone_placement_"
@@ -35,7 +34,7 @@ REQUESTS = [
     ('requests_total{endpoint="/lookup",status="200"}', "/lookup?fqdn=192.168.1.7", "HEAD"),
     ('requests_total{endpoint="/lookup",status="400"}', "/lookup?fqdn=1.2.3", "GET"),
     ('requests_total{endpoint="/lookup",status="404"}', "/lookup?fqdn=10.9.9.9", "GET"),
-    ('requests_total{endpoint="/lookup",status="409"}', "/lookup?fqdn=two.test", "GET"),
+    ('requests_total{endpoint="/",status="200"}', "/", "GET"),
     ('requests_total{endpoint="/lookup",status="502"}', "/lookup?fqdn=failing.test", "GET"),
     ('requests_total{endpoint="/lookup",status="504"}', "/lookup?fqdn=silent.test", "GET"),
     ('requests_total{endpoint="/lookup",status="405"}', "/lookup", "POST"),
@@ -48,6 +47,7 @@ REQUESTS = [
     ("lookup_duration_seconds_count", "/lookup", "GET"),
     ('zone_answers_total{zone="eu-central-1b"}', "/lookup?fqdn=192.168.1.7", "GET"),
     ('zone_answers_total{zone="eu-central-1a"}', "/lookup?fqdn=db.test,192.168.1.7", "GET"),
+    ('zone_answers_total{zone="several"}', "/lookup?fqdn=two.test", "GET"),
     ('dns_resolutions_total{outcome="Success"}', "/lookup?fqdn=db.test", "GET"),
     ('dns_resolutions_total{outcome="NameNotFound"}', "/lookup?fqdn=none.test", "GET"),
     ('dns_resolutions_total{outcome="ResolverFailure"}', "/lookup?fqdn=failing.test", "GET"),
@@ -111,7 +111,7 @@ def serving(**settings: str) -> Iterator[tuple[Client, FakeDNS]]:
         "failing": socket.gaierror(socket.EAI_FAIL, "failed"),
     }
     environment = {"DNS_TIMEOUT": "0.05"} | settings
-    with fake_dns(**answers) as dns, running(SUBNETS_DATA, 100, **environment) as client:
+    with fake_dns(**answers) as dns, running(max_connections=100, **environment) as client:
         dns.silent = {"silent.test"}
         yield client, dns
 

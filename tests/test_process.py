@@ -13,21 +13,24 @@ import tempfile
 import unittest
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, redirect_stderr, suppress
+from dataclasses import fields
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import IO
 from unittest import mock
 from urllib.parse import quote
 
-from server import Settings, listen, main
+from server import ServerSettings, listen, main
 from tests.support import DEADLINE, ROOT, Remote, read_all, responses, wait_until
 
 SERVER = str(ROOT / "server.py")
 
+SETTINGS = {each.name.upper() for each in fields(ServerSettings)}
+
 # The test's own environment, without what may be meant for another server.
-ENVIRONMENT = {
-    name: value for name, value in os.environ.items() if name.lower() not in Settings._fields
-} | {"PORT": "0"}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in SETTINGS} | {
+    "PORT": "0"
+}
 
 SECONDS = ["-1", "-0.001", "86400.1", "1e99", "nan", "inf", "-inf", "1s", "1,5", "five", "0x1"]
 
@@ -48,7 +51,9 @@ BAD_SETTINGS = {
     "HOST": ["192.0.2.1", "a" * 300, "\udcff"],
     "LOG_LEVEL": ["verbose", "20", "WARN", "INFO ", "in\nfo", "İNFO"],
     "NODE_LABEL": ["zone", "topology.kubernetes.io/region", "topology.k8s.aws/zone-id\n"],
-    "DNS_TIMEOUT": [*SECONDS, "0", "0.001"],
+    "DNS_TIMEOUT": [*SECONDS, "0", "0.001", "10.1"],
+    "AVOID_ZONES": [",", "a,,b", "a,"],
+    "ALLOWED_DOMAINS": [",", "*.example.com", "example..com", "a b", "example.com,"],
     "DNS_CACHE_TTL": SECONDS,
     "DNS_CACHE_MAXSIZE": ["-1", "1000001", "1.5", "many", "9" * 5000],
     "DNS_STALE_TTL": SECONDS,
@@ -67,7 +72,10 @@ GOOD_SETTINGS: list[tuple[str, str, object]] = [
     ("NODE_LABEL", "topology.k8s.aws/zone-id", "topology.k8s.aws/zone-id"),
     ("SUBNETS_FILE", "", ""),
     ("DNS_TIMEOUT", "0.01", 0.01),
-    ("DNS_TIMEOUT", "86400", 86400),
+    ("DNS_TIMEOUT", "10", 10),
+    ("AVOID_ZONES", "", ()),
+    ("AVOID_ZONES", "eu-central-1a, euc1-az3", ("eu-central-1a", "euc1-az3")),
+    ("ALLOWED_DOMAINS", "Example.com, .corp.", ("example.com", "corp")),
     ("DNS_CACHE_TTL", "0", 0),
     ("DNS_CACHE_MAXSIZE", "0", 0),
     ("DNS_CACHE_MAXSIZE", "1000000", 1000000),
@@ -128,6 +136,14 @@ LOGGED = [
     ("", "'fqdn=' reason=InvalidRequest"),
 ]
 
+# What is no lookup, and what the log says of it.
+REFUSED = [
+    (b"hello\r\n\r\n", "'hello' reason=InvalidRequest"),
+    (b"GET /healthz HTTP/1.1\r\n\r\n", "'GET /healthz HTTP/1.1' reason=InvalidRequest"),
+    (b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n", "'GET /x HTTP/1.1' reason=NotFound"),
+    (b"PUT / HTTP/1.1\r\nHost: x\r\n\r\n", "'PUT / HTTP/1.1' reason=MethodNotAllowed"),
+]
+
 # What might make a line of its own, or more than one, in the log.
 FORGERIES = [
     "\nforged",
@@ -144,7 +160,7 @@ FORGERIES = [
 def command(prelude: str = "") -> list[str]:
     if not prelude:
         return [sys.executable, SERVER]
-    return [sys.executable, "-c", f"{prelude}\nimport sys, server\nsys.exit(server.main())"]
+    return [sys.executable, "-c", f"{prelude}\nimport sys, server\nsys.exit(server.main([]))"]
 
 
 class Server(Remote):
@@ -226,10 +242,10 @@ def complaints(name: str, value: str) -> list[str]:
     """The lines with which `main` refuses the setting."""
     with (
         mock.patch.dict(os.environ, ENVIRONMENT | {name: value}, clear=True),
-        mock.patch("server.serve"),
+        mock.patch("server.run"),
         redirect_stderr(io.StringIO()) as errors,
     ):
-        status = main()
+        status = main([])
     assert status == 2, f"the exit status is {status}"
     return errors.getvalue().splitlines()
 
@@ -275,7 +291,7 @@ class SettingsTest(unittest.TestCase):
     def test_good_values(self) -> None:
         for name, text, value in GOOD_SETTINGS:
             with self.subTest(name, text=text):
-                settings = Settings.from_environment({name: text})
+                settings = ServerSettings.from_environment({name: text})
                 self.assertEqual(getattr(settings, name.lower()), value)
 
     def test_it_serves_with_the_least_of_everything(self) -> None:
@@ -352,7 +368,7 @@ class LogTest(unittest.TestCase):
         first, *lines, signalled, last = server.log()
         for line in server.log():
             self.assertRegex(line, LOG_LINE)
-        self.assertRegex(first, r" INFO listening on \S+ port \d+, 6 subnets$")
+        self.assertRegex(first, r" INFO listening on \S+ port \d+, \d+ subnets in SUBNETS_DATA, ")
         self.assertRegex(signalled, r" INFO SIGTERM: no longer ready$")
         self.assertRegex(last, r" INFO stopped$")
         self.assertEqual(len(lines), len(expected), lines)
@@ -365,31 +381,51 @@ class LogTest(unittest.TestCase):
                 server.request(f"/lookup?fqdn={query}")
             self.assert_lookups(server, [text for _, text in LOGGED])
 
-    def test_probes_scrapes_and_other_requests_are_quiet(self) -> None:
-        with serving() as server:
-            for path in ("/healthz", "/readyz", "/metrics", "/", "/other?fqdn=192.168.1.7"):
+    def test_probes_and_scrapes_are_quiet(self) -> None:
+        with serving(SHUTDOWN_DELAY="600") as server:
+            for path in ("/healthz", "/readyz", "/metrics", "/"):
                 server.request(path)
-                server.request(path, "POST")
-            server.raw(b"hello\r\n\r\n")
-            self.assert_lookups(server, [])
+            server.signal(signal.SIGTERM)
+            wait_until(lambda: server.request("/readyz").status == 503)
+            server.signal(signal.SIGTERM)
+            server.wait()
+            self.assertEqual([line for line in server.log() if "refused" in line], [])
+
+    def test_a_line_for_each_request_that_is_refused(self) -> None:
+        with serving() as server:
+            for data, _ in REFUSED:
+                server.raw(data)
+            server.signal(signal.SIGTERM)
+            self.assertEqual(server.wait(), 0)
+            lines = [line for line in server.log() if " refused " in line]
+        self.assertEqual(len(lines), len(REFUSED), lines)
+        for line, (_, text) in zip(lines, REFUSED, strict=True):
+            self.assertRegex(line, LOG_LINE)
+            self.assertTrue(line.endswith(f" INFO refused {text}"), line)
 
     def test_nothing_that_a_client_sends_forges_a_line(self) -> None:
         with serving(LOG_LEVEL="DEBUG") as server:
             for text in FORGERIES:
                 server.request(f"/lookup?fqdn={quote(text)}")
                 server.request(f"/{quote(text)}")
-                server.raw(f"GET /lookup?fqdn={text} HTTP/1.1\r\n\r\n".encode())
-                server.raw(f"GET /{text} HTTP/1.1\r\n\r\n".encode())
+                server.raw(f"GET /lookup?fqdn={text} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                server.raw(f"GET /{text} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
                 server.raw(f"{text} / HTTP/1.1\r\nHost: {text}\r\n\r\n".encode())
-            shown = [repr(text) for text in FORGERIES]
-            self.assert_lookups(server, [f"{each} reason=InvalidName" for each in shown])
+            server.signal(signal.SIGTERM)
+            self.assertEqual(server.wait(), 0)
+            for line in server.log():
+                self.assertRegex(line, LOG_LINE)
+            lookups = [line for line in server.log() if " INFO lookup " in line]
+            self.assertEqual(len(lookups), len(FORGERIES))
+            for line, text in zip(lookups, FORGERIES, strict=True):
+                self.assertIn(f" INFO lookup {text!r} reason=InvalidName", line)
 
     def test_request_headers_are_never_logged(self) -> None:
         token = "Authorization: Bearer SECRET\r\n"
         with serving(LOG_LEVEL="DEBUG") as server:
             for target in ("/lookup?fqdn=192.168.1.7", "/lookup", "/other", "/ /", "*"):
                 for fields in (token, f" {token}", f"{token}\n", f"x\r\n{token}", 200 * token):
-                    server.raw(f"GET {target} HTTP/1.1\r\n{fields}\r\n".encode())
+                    server.raw(f"GET {target} HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode())
             server.request("/lookup?fqdn=1.2.3", Authorization="Bearer SECRET")
             server.signal(signal.SIGTERM)
             self.assertEqual(server.wait(), 0)
@@ -469,8 +505,8 @@ class SignalTest(unittest.TestCase):
                     self.assertIn(server.wait(), (128 + signal.SIGTERM, 128 + signal.SIGINT))
 
     def test_a_request_in_flight_is_finished(self) -> None:
-        with serving(ANSWER_WHEN_TOLD, DNS_TIMEOUT="600") as server, server.connect() as client:
-            client.sendall(b"GET /lookup?fqdn=db.test HTTP/1.1\r\n\r\n")
+        with serving(ANSWER_WHEN_TOLD, DNS_TIMEOUT="10") as server, server.connect() as client:
+            client.sendall(b"GET /lookup?fqdn=db.test HTTP/1.1\r\nHost: x\r\n\r\n")
             wait_until(lambda: server.metric("dns_queries") == 1)
             server.signal(signal.SIGTERM)
             wait_until(server.is_refused)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import unittest
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import errors
-from server import ENDPOINTS, Settings
+from server import ENDPOINTS, ServerSettings
 from tests.support import running
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
@@ -23,14 +24,14 @@ def _first_column(header: str) -> list[str]:
 class ReadmeTest(unittest.TestCase):
     def test_endpoints(self) -> None:
         paths = {path.partition("?")[0] for path in _first_column("| path | answer |")}
-        self.assertEqual(paths, ENDPOINTS)
+        self.assertEqual(paths, set(ENDPOINTS))
 
     def test_settings(self) -> None:
         documented = _first_column("| variable | default | meaning |")
-        self.assertEqual(set(documented), {name.upper() for name in Settings._fields})
+        self.assertEqual(set(documented), {each.name.upper() for each in fields(ServerSettings)})
 
     def test_defaults(self) -> None:
-        for name, value in Settings.from_environment({})._asdict().items():
+        for name, value in asdict(ServerSettings.from_environment({})).items():
             row = re.search(rf"^\| `{name.upper()}` \| (.*?) \|", README, re.MULTILINE)
             assert row
             if value:  # none is shown for an empty one

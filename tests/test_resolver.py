@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import unittest
@@ -9,14 +10,25 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address
 from unittest import mock
 
-from errors import Overloaded, ResolverFailure
-from resolver import MUTE_PERIOD, MUTE_TIMEOUT, Resolver
+import resolver
+from errors import NameNotFound, ResolverFailure, ServiceError
+from resolver import FAILURE_RECHECK, Resolution, Resolver, configure_c_library
 from tests.support import Client, FakeDNS, Response, fake_dns, running, wait_until
 
 AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 GONE = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 HERE, THERE = "192.168.0.1", "192.168.32.1"
+
+# DNS_TIMEOUT, and what the C library is told of it: the wait for each of the attempts.
+RES_OPTIONS = {
+    0.01: "timeout:1 attempts:2",
+    1: "timeout:1 attempts:2",
+    2.5: "timeout:1 attempts:3",
+    5: "timeout:1 attempts:5",
+    5.5: "timeout:2 attempts:3",
+    10: "timeout:2 attempts:5",
+}
 
 
 class ResolverTest(unittest.TestCase):
@@ -42,10 +54,10 @@ class ResolverTest(unittest.TestCase):
 class CacheTest(ResolverTest):
     def test_an_answer_is_kept(self) -> None:
         client = self.start()
-        for name in ("db.test", "DB.test"):
+        for name in ("db.test", "DB.test", "db.test."):
             self.assert_answer(client.lookup(name), HERE)
         self.assertEqual(self.dns.asked, ["db.test"])
-        self.assertEqual(client.metric("dns_cache_hits_total"), 1)
+        self.assertEqual(client.metric("dns_cache_hits_total"), 2)
 
     def test_an_answer_is_kept_for_its_time_only(self) -> None:
         client = self.start(DNS_CACHE_TTL="0.05")
@@ -67,6 +79,31 @@ class CacheTest(ResolverTest):
         self.assertEqual(self.dns.asked, ["a.test", "b.test", "c.test", "b.test"])
         self.assertEqual(client.metric("dns_cache_names"), 2)
 
+    def test_names_asked_for_once_do_not_push_out_those_asked_for_again(self) -> None:
+        client = self.start(DNS_CACHE_MAXSIZE="100", DNS_CACHE_TTL="600")
+        good = [f"db{number}.shop.test" for number in range(60)]
+        flood = [f"{number}.evil.test" for number in range(1000)]
+        self.dns.answers |= {key: [HERE] for key in [*good, *flood]}
+        for _ in range(2):
+            for name in good:
+                client.lookup(name)
+        for name in flood:
+            client.lookup(name)
+        self.dns.answers |= dict.fromkeys(good, AGAIN)
+        for name in good:
+            self.assert_answer(client.lookup(name), HERE)
+        self.assertEqual(client.metric("dns_cache_names"), 100)
+
+    def test_names_asked_for_again_do_not_keep_new_ones_out(self) -> None:
+        client = self.start(DNS_CACHE_MAXSIZE="10")
+        names = [f"db{number}.test" for number in range(30)]
+        self.dns.answers |= {key: [HERE] for key in names}
+        for name in names:
+            for _ in range(3):
+                self.assert_answer(client.lookup(name), HERE)
+        self.assertEqual(self.dns.asked, names)
+        self.assertEqual(client.metric("dns_cache_names"), 10)
+
     def test_a_size_of_0_keeps_nothing(self) -> None:
         client = self.start(DNS_CACHE_MAXSIZE="0")
         self.assert_answer(client.lookup("db.test"), HERE)
@@ -81,6 +118,11 @@ class CacheTest(ResolverTest):
                 self.assertNotEqual(client.lookup("new.test").status, 200)
         self.dns.answers["new.test"] = [HERE]
         self.assert_answer(client.lookup("new.test"), HERE)
+
+    def test_addresses_are_in_order_and_each_is_there_once(self) -> None:
+        client = self.start()
+        self.dns.answers["db.test"] = ["192.168.0.10", "192.168.0.9", "192.168.0.10"]
+        self.assert_answer(client.lookup("db.test"), "192.168.0.9")
 
 
 class SharingTest(ResolverTest):
@@ -133,9 +175,14 @@ class StaleTest(ResolverTest):
         for _ in range(2):
             self.assert_answer(client.lookup("db.test"), HERE, stale=True)
         self.assertEqual(client.metric("dns_stale_answers_total"), 2)
-        with self.subTest("it is never used when a fresh one can be had"):
-            self.dns.answers["db.test"] = [THERE]
-            self.assert_answer(client.lookup("db.test"), THERE)
+
+    def test_the_first_good_answer_ends_it(self) -> None:
+        client = self.start_with_an_old_answer()
+        self.dns.answers["db.test"] = AGAIN
+        self.assert_answer(client.lookup("db.test"), HERE, stale=True)
+        self.dns.answers["db.test"] = [THERE]
+        wait_until(lambda: client.lookup("db.test").body["address"] == THERE)
+        self.assert_answer(client.lookup("db.test"), THERE)
 
     def test_when_dns_is_silent_the_old_answer_is_used(self) -> None:
         client = self.start_with_an_old_answer(DNS_TIMEOUT="0.05")
@@ -157,77 +204,172 @@ class StaleTest(ResolverTest):
         self.assert_refused(client.lookup("db.test"), 502, "ResolverFailure")
 
 
-class PatienceTest(unittest.TestCase):
-    """How long a lookup is made to wait, with a clock and a loop that the test holds."""
+class QueryTest(unittest.IsolatedAsyncioTestCase):
+    """Has a resolver whose clock and whose queries are in the test's hands."""
 
     def setUp(self) -> None:
         self.now = 1000.0
-        self.loop = mock.Mock()
-        self.resolver = Resolver(
-            self.loop, timeout=1.0, cache_ttl=0.0, cache_maxsize=9, stale_ttl=300.0
-        )
+        self.resolver = self.new_resolver()
+        self.started: list[str] = []
+        test = self
+
+        class Thread:
+            def __init__(self, *, args: tuple[object, str], **_: object) -> None:
+                self.name = args[1]
+
+            def start(self) -> None:
+                test.started.append(self.name)
+
         for target, replacement in (
             ("resolver.monotonic", lambda: self.now),
-            ("threading.Thread.start", lambda _thread: None),
+            ("threading.Thread", Thread),
         ):
             patch = mock.patch(target, replacement)
             patch.start()
             self.addCleanup(patch.stop)
-        self.resolver._keep("db.test", (IPv4Address(HERE),))
+        self.answer("db.test")
 
-    def patience(self, name: str = "db.test") -> float:
-        """For how long a lookup that comes now is made to wait at the most."""
-        self.loop.reset_mock()
-        self.resolver.resolve(name, mock.Mock())
-        seconds, _ = self.loop.call_later.call_args.args
-        return float(seconds)
+    @staticmethod
+    def new_resolver() -> Resolver:
+        return Resolver(timeout=0.02, cache_ttl=0.0, cache_maxsize=999, stale_ttl=300.0)
 
-    def test_only_the_first_lookup_waits_while_dns_is_silent(self) -> None:
-        self.assertEqual(self.patience(), 1.0)
-        self.now += 0.4
-        self.assertAlmostEqual(self.patience(), 0.6)
-        self.now += 5
-        self.assertLessEqual(self.patience(), 0)
+    def answer(self, name: str) -> None:
+        """DNS has answered for the name, some time ago."""
+        self.resolver._keep(name, (IPv4Address(HERE),))
 
-    def test_nor_does_the_next_one_when_the_query_has_failed_too_late(self) -> None:
-        self.patience()
-        self.now += 5
+    async def lookup(self, name: str = "db.test") -> str:
+        """What comes of a lookup of the name: fresh, stale, or an error's reason."""
+        result = await self.resolver.resolve(name)
+        if isinstance(result, ServiceError):
+            return result.reason
+        return "stale" if result.stale else "fresh"
+
+    async def patience(self, name: str = "db.test") -> str:
+        """Whether a lookup waits for the query, or has its answer at once."""
+        lookup = asyncio.create_task(self.lookup(name))
         for _ in range(3):
-            self.resolver._finish("db.test", ResolverFailure("at last"))
-            self.assertAlmostEqual(self.patience(), MUTE_TIMEOUT)
-            self.now += 5
-        with self.subTest("unless that was a while ago"):
-            self.resolver._finish("db.test", ResolverFailure("at last"))
-            self.now += MUTE_PERIOD
-            self.assertEqual(self.patience(), 1.0)
+            await asyncio.sleep(0)
+        waits = "at once" if lookup.done() else "waits"
+        await lookup
+        return waits
 
-    def test_an_answer_ends_the_impatience(self) -> None:
-        self.patience()
-        self.now += 5
-        self.resolver._finish("db.test", ResolverFailure("at last"))
-        self.patience()
-        self.resolver._finish("db.test", (IPv4Address(THERE),))
-        self.assertEqual(self.patience(), 1.0)
+    def finish(self, name: str, result: ServiceError | str) -> None:
+        """The query under way ends with this."""
+        answer = result if isinstance(result, ServiceError) else (IPv4Address(result),)
+        self.resolver._finish(name, answer)
 
-    def test_a_lookup_waits_when_the_last_query_failed_in_time(self) -> None:
-        self.patience()
-        self.resolver._finish("db.test", ResolverFailure("at once"))
-        self.assertEqual(self.patience(), 1.0)
 
-    def test_a_name_without_an_old_answer_is_always_waited_for(self) -> None:
-        self.assertEqual(self.patience("new.test"), 1.0)
-        self.now += 5
-        self.assertEqual(self.patience("new.test"), 1.0)
+class PatienceTest(QueryTest):
+    """For how long a lookup is made to wait."""
 
-    def test_without_a_free_thread_a_lookup_is_refused(self) -> None:
-        done = mock.Mock()
-        with mock.patch("threading.Thread.start", side_effect=RuntimeError("no thread")):
-            self.resolver.resolve("new.test", done)
-        (refuse,) = self.loop.call_soon.call_args.args
-        refuse()
-        (error,) = done.call_args.args
-        self.assertIsInstance(error, Overloaded)
-        self.assertIn("no thread", str(error))
+    async def test_after_a_deadline_nobody_waits_for_some_time(self) -> None:
+        self.assertEqual(await self.patience(), "waits")
+        self.assertEqual(await self.patience(), "at once")
+        self.assertEqual(self.started, ["db.test"])
+        self.now += FAILURE_RECHECK
+        self.assertEqual(await self.patience(), "waits")
+
+    async def test_a_failure_is_renewed_by_the_query_in_the_background(self) -> None:
+        await self.lookup()
+        for _ in range(3):
+            self.now += FAILURE_RECHECK - 1
+            self.finish("db.test", ResolverFailure("at last"))
+            self.now += 2
+            self.assertEqual(await self.patience(), "at once")
+        self.assertEqual(self.started, ["db.test"] * 4)
+
+    async def test_the_first_good_answer_ends_it(self) -> None:
+        await self.lookup()
+        self.finish("db.test", THERE)
+        self.assertEqual(await self.patience(), "waits")
+
+    async def test_that_a_name_is_gone_ends_it_too(self) -> None:
+        await self.lookup()
+        self.finish("db.test", NameNotFound("it is gone"))
+        self.assertEqual(await self.lookup(), "ResolverTimeout")
+
+    async def test_an_old_answer_that_is_too_old_is_waited_for(self) -> None:
+        await self.lookup()
+        self.now += 300
+        self.assertEqual(await self.patience(), "waits")
+        self.assertEqual(await self.lookup(), "ResolverTimeout")
+
+    async def test_a_name_without_an_old_answer_is_always_waited_for(self) -> None:
+        for _ in range(2):
+            self.assertEqual(await self.patience("new.test"), "waits")
+        self.assertEqual(self.started, ["new.test"])
+
+    async def test_who_has_waited_leaves_the_query_s_list(self) -> None:
+        for _ in range(100):
+            await self.lookup("new.test")
+        self.assertEqual(self.resolver._queries["new.test"]._callbacks, None)
+
+    async def test_without_a_free_thread_a_lookup_is_refused(self) -> None:
+        with mock.patch("threading.Thread", side_effect=RuntimeError("no thread")):
+            result = await self.resolver.resolve("new.test")
+            assert isinstance(result, ServiceError)
+            self.assertEqual(result.reason, "Overloaded")
+            self.assertIn("no thread", str(result))
+            self.assertEqual(await self.lookup(), "stale")
+            self.assertEqual(await self.patience(), "at once")
+
+
+class FairnessTest(QueryTest):
+    """One domain's names that hang take from it what it may have, and nothing from the others."""
+
+    async def hang(self, *names: str) -> list[str]:
+        return await asyncio.gather(*map(self.lookup, names))
+
+    async def test_one_domain_has_half_of_the_queries_at_the_most(self) -> None:
+        names = [f"{number}.evil.test" for number in range(600)]
+        for name in names[::7]:
+            self.answer(name)
+        await self.hang(*names)
+        self.assertEqual(len(self.started), resolver.MAX_QUERIES // 2)
+        self.answer("db.shop.example")
+        for name in ("db.shop.example", "new.shop.example"):
+            lookup = asyncio.create_task(self.resolver.resolve(name))
+            await asyncio.sleep(0)
+            self.finish(name, THERE)
+            result = await lookup
+            assert isinstance(result, Resolution)
+            self.assertEqual((result.addresses, result.stale), ((IPv4Address(THERE),), False))
+
+    async def test_a_name_that_cannot_be_asked_for_has_its_old_answer_or_is_refused(self) -> None:
+        self.answer("old.evil.test")
+        await self.hang(*(f"{number}.evil.test" for number in range(300)))
+        self.assertEqual(await self.lookup("old.evil.test"), "stale")
+        self.assertEqual(await self.lookup("new.evil.test"), "Overloaded")
+
+    async def test_each_further_domain_has_half_of_what_is_left(self) -> None:
+        left = resolver.MAX_QUERIES
+        for domain in range(5):
+            await self.hang(*(f"{number}.evil{domain}.test" for number in range(300)))
+            left //= 2
+            self.assertEqual(resolver.MAX_QUERIES - len(self.started), left)
+
+    async def test_what_has_ended_counts_no_more(self) -> None:
+        for result in (HERE, ResolverFailure("failed"), NameNotFound("gone")):
+            names = [f"{number}.evil.test" for number in range(300)]
+            await self.hang(*names)
+            for name in list(self.resolver._queries):
+                self.finish(name, result)
+            self.assertEqual(self.resolver._queries, {})
+            self.assertEqual(dict(self.resolver._under_way), {})
+
+
+class CLibraryTest(unittest.TestCase):
+    def test_its_patience_follows_ours(self) -> None:
+        for timeout, expected in RES_OPTIONS.items():
+            with self.subTest(timeout):
+                environment: dict[str, str] = {}
+                configure_c_library(environment, timeout)
+                self.assertEqual(environment["RES_OPTIONS"], expected)
+
+    def test_names_are_absolute_whatever_else_is_set(self) -> None:
+        environment = {"LOCALDOMAIN": "example.com", "RES_OPTIONS": "timeout:3"}
+        configure_c_library(environment, 1)
+        self.assertEqual(environment, {"LOCALDOMAIN": ".", "RES_OPTIONS": "timeout:3"})
 
 
 if __name__ == "__main__":
