@@ -93,5 +93,5 @@ class Service:
         return [*ENTER, "--target", str(self.process.pid), *command]
 
     def asked(self) -> list[str]:
-        """What it was asked for so far."""
+        """What it was asked for; complete when it has ended."""
         return re.findall(r" lookup '(.*?)' ", self.log.read_text())
