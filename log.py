@@ -55,7 +55,10 @@ class LineHandler(logging.Handler):
         if len(self._lines) >= MAX_LINES:
             self.dropped.increment()
             return
-        self._lines.append(self.format(record) + "\n")
+        try:
+            self._lines.append(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
         self._wake.set()
 
     def _run(self) -> None:

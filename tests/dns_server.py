@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 
-__all__ = ["NODATA", "NXDOMAIN", "REFUSED", "SERVFAIL", "SILENT", "serving"]
+__all__ = ["NODATA", "NXDOMAIN", "REFUSED", "SERVFAIL", "SILENT", "Zone", "serving"]
 
 SERVFAIL, NXDOMAIN, REFUSED = 2, 3, 5  # RCODEs
 NODATA: list[str] = []

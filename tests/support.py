@@ -170,6 +170,11 @@ def running(
         with suppress(asyncio.CancelledError):
             loop.run_until_complete(serving)
         loop.run_until_complete(server.drain())
+        listener.close()  # unless it was never listened on
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                loop.run_until_complete(task)
         loop.close()
 
     thread = threading.Thread(target=run)

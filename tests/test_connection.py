@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import random
 import select
 import socket
+import struct
 import threading
 import unittest
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from http.server import BaseHTTPRequestHandler
 from unittest import mock
 
 import connection as http
+from errors import InvalidRequest
 from server import LookupHandler, listen
 from tests.support import (
     DEADLINE,
@@ -276,6 +279,67 @@ def timeouts(seconds: float) -> ExitStack:
         stack.enter_context(mock.patch.object(http, name, seconds))
     stack.enter_context(mock.patch.object(http, "SWEEP_INTERVAL", seconds / 5))
     return stack
+
+
+# target, and the path that is asked for
+TARGETS = [
+    ("/lookup?fqdn=db.test", "/lookup?fqdn=db.test"),
+    ("http://localhost/lookup?fqdn=db.test", "/lookup?fqdn=db.test"),
+    ("HTTP://localhost:8080/healthz", "/healthz"),
+    ("https://[::1]:8080/healthz", "/healthz"),
+    ("http://localhost", "/"),
+    ("http://localhost?x=/y", "/?x=/y"),
+    ("http:///healthz", "http:///healthz"),
+    ("//localhost/healthz", "//localhost/healthz"),
+    ("/http://localhost/", "/http://localhost/"),
+    ("localhost:8080", "localhost:8080"),
+    ("*", "*"),
+]
+
+# what has arrived, the head in it, and the rest
+ARRIVED = [
+    (b"", None, b""),
+    (b"\r\n", None, b""),
+    (b"GET /", None, b"GET /"),
+    (b"GET / HTTP/1.1\r\nHost: x\r\n", None, b"GET / HTTP/1.1\r\nHost: x\r\n"),
+    (HEALTHZ, HEALTHZ, b""),
+    (b"\r\n" + HEALTHZ + b"GET", HEALTHZ, b"GET"),
+    (HEALTHZ + HEALTHZ, HEALTHZ, HEALTHZ),
+    (b"hello\r\nX", b"hello\r\nX", b""),
+    (b"GET / HTTP/1.1\nHost", b"GET / HTTP/1.1\nHost", b""),
+    (b"a" * http.MAX_HEAD, None, b"a" * http.MAX_HEAD),
+    (b"a" * (http.MAX_HEAD + 1), b"a" * (http.MAX_HEAD + 1), b""),
+]
+
+
+class HeadTest(unittest.TestCase):
+    """The parser by itself, on bytes."""
+
+    def test_a_head_is_taken_when_it_is_complete_or_hopeless(self) -> None:
+        for received, head, rest in ARRIVED:
+            with self.subTest(received[:50]):
+                self.assertEqual(http.take_head(received), (head, rest))
+
+    def test_what_is_in_a_head(self) -> None:
+        for version, fields, persists in PERSISTENCE:
+            with self.subTest(version=version, fields=fields):
+                head = http.parse_head(request("/x?y", *fields, method="PUT", version=version))
+                self.assertEqual(head, ("PUT", "/x?y", version, persists))
+
+    def test_an_absolute_target_is_the_path_in_it(self) -> None:
+        for target, path in TARGETS:
+            with self.subTest(target):
+                self.assertEqual(http.parse_head(request(target)).path, path)
+
+    def test_http_1_0_needs_no_host(self) -> None:
+        head = http.parse_head(b"GET / HTTP/1.0\r\n\r\n")
+        self.assertEqual(head, ("GET", "/", "HTTP/1.0", False))
+
+    def test_malformed_heads(self) -> None:
+        for received in MALFORMED:
+            with self.subTest(received[:100]), self.assertRaises(InvalidRequest):
+                head, _ = http.take_head(received)
+                http.parse_head(head or b"")
 
 
 class PersistenceTest(unittest.TestCase):
@@ -557,6 +621,28 @@ class LimitTest(unittest.TestCase):
 
             wait_until(sends_in_vain)
 
+    def test_between_requests_a_connection_may_be_idle_for_longer(self) -> None:
+        """Than a head may take to arrive: two minutes, and Go's clients keep theirs for 90 s."""
+        self.assertGreater(http.IDLE_TIMEOUT, 90)
+        with (
+            mock.patch.object(http, "HEAD_TIMEOUT", 0.05),
+            mock.patch.object(http, "SWEEP_INTERVAL", 0.01),
+            running() as client,
+            connections(client, 4) as (idle, *useless),
+        ):
+            self.assertEqual([ask(idle), ask(useless[0]), ask(useless[1])], [200, 200, 200])
+            useless[0].send(b"G")
+            useless[1].send(HEALTHZ + HEALTHZ[:-1])
+            wait_until(lambda: len(client.server.connections) == 1)
+            self.assertEqual(ask(idle), 200)
+
+    def test_of_idle_connections_the_longest_idle_one_makes_room(self) -> None:
+        with running(max_connections=100) as client, connections(client, 100) as opened:
+            self.assertEqual({ask(connection) for connection in opened}, {200})
+            with connections(client, 50) as newer:
+                self.assertEqual({ask(connection) for connection in newer}, {200})
+                self.assertEqual([ask(connection) for connection in opened], [0] * 50 + [200] * 50)
+
     def test_a_connection_that_waits_for_us_is_not_closed(self) -> None:
         with fake_dns(db=["192.168.1.1"]) as dns, timeouts(0.05):
             dns.silent = {"db.test"}
@@ -614,6 +700,70 @@ class DrainTest(unittest.TestCase):
                 (answer,) = responses(read_all(waiting))
         self.assertEqual((answer.status, answer.headers["Connection"]), (200, "close"))
         self.assertEqual(answer.body["fqdn"], "db.test")
+
+
+class DrainDeadlineTest(unittest.TestCase):
+    def test_what_takes_too_long_is_given_up(self) -> None:
+        with (
+            fake_dns(db=["192.168.1.1"]) as dns,
+            mock.patch.object(http, "DRAIN_TIMEOUT", 0.05),
+            running(DNS_TIMEOUT="10") as client,
+            connections(client, 2) as (waiting, begun),
+        ):
+            dns.silent = {"db.test"}
+            waiting.sendall(LOOKUP)
+            begun.sendall(HEALTHZ[:-1])
+            wait_until(lambda: dns.asked == ["db.test"])
+            client.stop()
+            for connection in (waiting, begun):
+                with suppress(ConnectionError):
+                    self.assertEqual(read_all(connection), b"")
+
+
+class LossTest(unittest.TestCase):
+    """Clients that go away, and descriptors that run out."""
+
+    def test_who_resets_the_connection_while_we_answer_costs_nobody_anything(self) -> None:
+        with (
+            fake_dns(db=["192.168.1.1"]) as dns,
+            running() as client,
+            self.assertNoLogs(level="WARNING"),
+        ):
+            dns.silent = {"db.test"}
+            with client.connect() as connection:
+                connection.sendall(LOOKUP + HEALTHZ)
+                wait_until(lambda: dns.asked == ["db.test"])
+                abort = struct.pack("ii", 1, 0)  # close() then sends a reset
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, abort)
+            wait_until(lambda: not client.server.connections)
+            dns.speak()
+            lookups = 'requests_total{endpoint="/lookup",status="200"}'
+            wait_until(lambda: client.metric(lookups) == 1)
+            self.assertEqual(client.lookup("db.test").status, 200)
+
+    def test_what_is_sent_after_the_last_answer_is_discarded(self) -> None:
+        with running() as client, client.connect() as connection:
+            connection.sendall(request("/healthz", "Connection: close"))
+            self.assertEqual(len(responses(read_all(connection))), 1)
+            connection.sendall(HEALTHZ * 100)
+            wait_until(lambda: client.metric("open_connections") == 2)
+            (lingering, *_) = client.server.connections
+            self.assertTrue(lingering.lingering)
+            self.assertEqual(lingering._received, b"")
+            connection.close()
+            wait_until(lambda: lingering not in client.server.connections)
+            self.assertEqual(client.metric('requests_total{endpoint="/healthz",status="200"}'), 1)
+
+    def test_when_descriptors_run_out_an_idle_connection_makes_room(self) -> None:
+        """One that is refused is tried again, by then with a descriptor for it."""
+        with running() as client, connections(client, 2) as (idle, kept):
+            self.assertEqual([ask(idle), ask(kept)], [200, 200])
+            context = {"exception": OSError(errno.EMFILE, "Too many open files")}
+            with self.assertLogs(level="WARNING") as log:
+                client.loop.call_soon_threadsafe(client.loop.call_exception_handler, context)
+                self.assertEqual(idle.recv(1), b"")
+            self.assertIn("Too many open files", log.output[0])
+            self.assertEqual(ask(kept), 200)
 
 
 class DefectTest(unittest.TestCase):

@@ -14,8 +14,10 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from resolver import configure_c_library
 from tests import dns_server
 from tests.support import Client, running, wait_until
 
@@ -24,8 +26,13 @@ AS_ROOT = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
 UNSHARE = ["unshare", *AS_ROOT, "--net", "--mount"]
 
 HERE, THERE = "192.168.0.1", "192.168.32.1"
-RESOLV_CONF = "nameserver 127.0.0.1\noptions ndots:1 timeout:1 attempts:1\n"
+# As a Pod has it: with search domains, in which no name of ours exists.
+RESOLV_CONF = """nameserver 127.0.0.1
+search default.svc.cluster.local svc.cluster.local cluster.local
+options ndots:5
+"""
 NSSWITCH_CONF = "hosts: files dns\n"
+HOSTS = f"127.0.0.1 localhost\n{THERE} alias.of.the.pod.test\n"
 
 CASES: dict[str, tuple[list[str] | int | None, int, str]] = {
     "db.test": ([HERE], 200, HERE),
@@ -83,6 +90,8 @@ class RealResolverTest(unittest.TestCase):
         _set_loopback_up()
         _replace("/etc/resolv.conf", RESOLV_CONF)
         _replace("/etc/nsswitch.conf", NSSWITCH_CONF)
+        _replace("/etc/hosts", HOSTS)
+        configure_c_library(os.environ, 1)
 
     def assert_lookup(self, client: Client, name: str, status: int, outcome: str) -> None:
         response = client.lookup(name)
@@ -113,6 +122,32 @@ class RealResolverTest(unittest.TestCase):
         with dns_server.serving({"db.test": [HERE]}) as asked, running() as client:
             self.assert_lookup(client, "DB.Test.", 200, HERE)
         self.assertEqual(asked, ["db.test"])
+
+    def test_no_search_domain_is_tried(self) -> None:
+        zone: dns_server.Zone = {"db.test": [HERE], "failing.test": dns_server.SERVFAIL}
+        with dns_server.serving(zone) as asked, running(DNS_CACHE_TTL="0") as client:
+            for name in ("db.test", "failing.test", "no-such-name.test"):
+                client.lookup(name)
+            self.assertEqual(set(asked), {"db.test", "failing.test", "no-such-name.test"})
+            with self.subTest("so a failure does not delete the last good answer"):
+                zone["db.test"] = dns_server.SERVFAIL
+                self.assertTrue(client.lookup("db.test").body["stale"])
+                self.assertTrue(client.lookup("db.test").body["stale"])
+
+    def test_a_name_in_the_file_of_hosts(self) -> None:
+        with dns_server.serving({}) as asked, running() as client:
+            self.assert_lookup(client, "alias.of.the.pod.test", 200, THERE)
+        self.assertEqual(asked, [])
+
+    def test_a_lost_query_is_asked_again_within_the_deadline(self) -> None:
+        zone: dns_server.Zone = {"db.test": dns_server.SILENT}
+        with dns_server.serving(zone) as asked, running(DNS_TIMEOUT="5") as client:
+            with ThreadPoolExecutor() as pool:
+                response = pool.submit(client.lookup, "db.test")
+                wait_until(lambda: asked == ["db.test"])
+                zone["db.test"] = [HERE]
+                self.assertEqual(response.result().body.get("address"), HERE)
+        self.assertEqual(asked, ["db.test", "db.test"])
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -16,11 +19,18 @@ from contextlib import ExitStack, closing, contextmanager, redirect_stderr, supp
 from dataclasses import fields
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, ClassVar
 from unittest import mock
 from urllib.parse import quote
 
-from server import ServerSettings, listen, main
+from server import (
+    MAX_CONNECTIONS,
+    ServerSettings,
+    __version__,
+    listen,
+    main,
+    raise_connection_limit,
+)
 from tests.support import DEADLINE, ROOT, Remote, read_all, responses, wait_until
 
 SERVER = str(ROOT / "server.py")
@@ -119,6 +129,18 @@ socket.getaddrinfo = getaddrinfo
 STUCK = """
 import socket, time
 socket.getaddrinfo = lambda *_: time.sleep(3600)
+"""
+
+# A log that is soon full.
+FEW_LINES = "import log; log.MAX_LINES = 10"
+
+# SIGTERM, while the table is read.
+SIGNAL_ITSELF = """
+import os, server, signal, time
+def read_table(path):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+server.read_table = read_table
 """
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} (?:INFO|WARNING|ERROR) .+")
@@ -229,10 +251,10 @@ def serving(prelude: str = "", cwd: str = str(ROOT), **environment: str) -> Iter
 
 @contextmanager
 def serving_unheard(
-    *before: str, stderr: int | None = None, **environment: str
+    *before: str, stderr: int | None = None, prelude: str = "", **environment: str
 ) -> Iterator[Server]:
     """A server that listens, but does not say so in its log; `before` are words of a command."""
-    with started([*before, *command(TELL_PORT)], environment, stderr=stderr) as server:
+    with started([*before, *command(prelude + TELL_PORT)], environment, stderr=stderr) as server:
         assert server.process.stdout
         server.port = int(server.process.stdout.readline())
         yield server
@@ -347,6 +369,13 @@ class HostTest(unittest.TestCase):
             self.assertTrue(self.answers(server, "127.0.0.1"))
             self.assertEqual(self.answers(server, "::1"), has_ipv6())
 
+    def test_the_ipv6_wildcard_is_both_families_too(self) -> None:
+        if not has_ipv6():
+            self.skipTest("there is no IPv6 here")
+        with serving(HOST="::") as server:
+            self.assertTrue(self.answers(server, "127.0.0.1"))
+            self.assertTrue(self.answers(server, "::1"))
+
     def test_one_address_only(self) -> None:
         hosts = ["127.0.0.1", "::1"] if has_ipv6() else ["127.0.0.1"]
         for host in hosts:
@@ -456,6 +485,172 @@ class LogTest(unittest.TestCase):
         os.close(reader)
         with closing(os.fdopen(writer, "wb")), serving_unheard(stderr=writer) as server:
             self.assert_works(server)
+
+    def test_a_log_that_nobody_reads_holds_nobody_up(self) -> None:
+        reader, writer = os.pipe()
+        number = 2000  # of some 100 bytes each: more than a pipe holds
+        with closing(os.fdopen(reader, "rb")), closing(os.fdopen(writer, "wb")):
+            with serving_unheard(stderr=writer, prelude=FEW_LINES) as server:
+                line = b"GET /lookup?fqdn=192.168.1.7 HTTP/1.1\r\nHost: x\r\n\r\n"
+                answers = server.answers(line * number)
+                self.assertEqual([each.status for each in answers], [200] * number)
+                for path in ("/healthz", "/readyz"):
+                    self.assertEqual(server.request(path).status, 200)
+                self.assertGreater(server.metric("log_lines_dropped_total"), 0)
+                server.signal(signal.SIGTERM)
+                self.assertEqual(server.wait(), 0)
+
+
+class CommandLineTest(unittest.TestCase):
+    def run_it(self, *arguments: str, **environment: str) -> tuple[int, str, list[str]]:
+        """The exit status, the output, and the lines on standard error."""
+        with started([*command(), *arguments], environment) as server:
+            assert server.process.stdout
+            output = server.process.stdout.read().decode()
+            return server.wait(), output, server.log()
+
+    def test_the_version(self) -> None:
+        self.assertEqual(self.run_it("--version"), (0, f"{__version__}\n", []))
+
+    def test_help_has_every_setting_with_its_default_and_its_present_value(self) -> None:
+        status, output, errors = self.run_it("--help", DNS_CACHE_TTL="7")
+        self.assertEqual((status, errors), (0, []))
+        for name in SETTINGS:
+            self.assertRegex(output, rf"\n  {name} \(default '[^']*'")
+        self.assertIn("  DNS_CACHE_TTL (default '5', now '7')", output)
+
+    def test_what_it_does_not_know_is_refused(self) -> None:
+        for argument in ("--port", "9000", "--Lookup"):
+            with self.subTest(argument):
+                status, output, errors = self.run_it(argument)
+                self.assertEqual((status, output), (2, ""))
+                self.assertIn(argument, errors[-1])
+
+    def test_a_lookup_is_answered_and_explained(self) -> None:
+        table = self.table()
+        names = "10.0.0.1,10.1.0.1"
+        status, output, errors = self.run_it("--lookup", names, SUBNETS_FILE=table, AVOID_ZONES="y")
+        self.assertEqual(status, 0)
+        with serving(SUBNETS_FILE=table, AVOID_ZONES="y") as server:
+            self.assertEqual(json.loads(output), server.lookup(names).body)
+        self.assertEqual(
+            errors,
+            [
+                "10.0.0.1: 10.0.0.1 is in subnet 10.0.0.0/16, zone x",
+                "10.1.0.1: 10.1.0.1 is in subnet 10.1.0.0/16, zone y, which is avoided",
+            ],
+        )
+
+    def test_a_name_without_an_answer_is_status_1(self) -> None:
+        cases = [
+            ("10.9.9.9", "ZoneNotFound"),
+            ("10.0.0.1,10.9.9.9", "ZoneNotFound"),
+            ("db", "InvalidName"),
+            ("a,b,c,d,e,f,g,h,i", "InvalidRequest"),
+        ]
+        for names, reason in cases:
+            with self.subTest(names):
+                status, output, _ = self.run_it("--lookup", names, SUBNETS_FILE=self.table())
+                self.assertEqual(status, 1)
+                self.assertIn(f'"reason": "{reason}"', output)
+
+    def table(self) -> str:
+        path = Path(self.enterContext(tempfile.TemporaryDirectory())) / "subnets.json"
+        entries = [("10.0.0.0/16", "x"), ("10.1.0.0/16", "y")]
+        path.write_text(
+            json.dumps([{"CIDRBlock": cidr, "AvailabilityZone": zone} for cidr, zone in entries])
+        )
+        return str(path)
+
+    def test_a_misspelt_setting_is_a_warning(self) -> None:
+        with serving(DNS_CACHE_TLL="3", dns_timeout="2", DNS="1") as server:
+            warnings = [line for line in server.log() if " WARNING " in line]
+        self.assertEqual(len(warnings), 2, warnings)
+        self.assertIn("'DNS_CACHE_TLL' is no setting; DNS_CACHE_TTL is one", warnings[0])
+        self.assertIn("'dns_timeout' is no setting; DNS_TIMEOUT is one", warnings[1])
+
+    def test_an_avoided_zone_that_is_not_in_the_table_is_a_warning(self) -> None:
+        with serving(SUBNETS_FILE=self.table(), AVOID_ZONES="x,z") as server:
+            (warning,) = [line for line in server.log() if " WARNING " in line]
+        self.assertIn("AVOID_ZONES has 'z'", warning)
+
+    def test_the_first_line_says_what_to_try(self) -> None:
+        for host, name in (("", "localhost"), ("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "localhost")):
+            settings = {"SUBNETS_FILE": self.table(), "DNS_CACHE_TTL": "7", "HOST": host}
+            with self.subTest(host), serving(**settings) as server:
+                (first,) = server.log()
+                url = f"http://{name}:{server.port}/lookup?fqdn=10.0.0.0"
+                self.assertIn(f", 2 subnets in {settings['SUBNETS_FILE']}, ", first)
+                self.assertIn(" DNS_CACHE_TTL='7'", first)
+                self.assertTrue(first.endswith(f"; try {url}"), first)
+
+
+class EarlySignalTest(unittest.TestCase):
+    def test_a_signal_before_it_serves_ends_the_first_process_of_a_container(self) -> None:
+        unshare = ["unshare", "--pid", "--fork", "--kill-child"]
+        unshare += [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        try:
+            subprocess.run([*unshare, "true"], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.skipTest(f"the system does not let us make namespaces: {error}")
+        # The program is process 1 in there; it signals itself from where the table is read.
+        with started([*unshare, *command(SIGNAL_ITSELF)], {}) as server:
+            self.assertEqual(server.wait(), 128 + signal.SIGTERM)
+
+
+class ListenTest(unittest.TestCase):
+    """Where the system has one family of addresses only, or few descriptors."""
+
+    def test_without_ipv6_it_listens_on_ipv4(self) -> None:
+        create, families = socket.create_server, []
+
+        def without_ipv6(*arguments: Any, **options: Any) -> socket.socket:
+            families.append(options.get("family"))
+            if options.get("family") == socket.AF_INET6:
+                raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+            return create(*arguments, **options)
+
+        with (
+            mock.patch("socket.has_dualstack_ipv6", return_value=True),
+            mock.patch("socket.create_server", without_ipv6),
+            listen("", 0) as listener,
+        ):
+            self.assertEqual(listener.family, socket.AF_INET)
+        self.assertEqual(families, [socket.AF_INET6, None])
+
+    def test_another_failure_is_no_reason_to_do_without_ipv6(self) -> None:
+        failure = OSError(errno.EACCES, "Permission denied")
+        with (
+            mock.patch("socket.has_dualstack_ipv6", return_value=True),
+            mock.patch("socket.create_server", side_effect=failure),
+            self.assertRaises(OSError),
+        ):
+            listen("", 0)
+
+    # soft and hard limit of open files, and the connections that there is room for
+    LIMITS: ClassVar[list[tuple[int, int, int]]] = [
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, MAX_CONNECTIONS),
+        (1024, resource.RLIM_INFINITY, MAX_CONNECTIONS),
+        (1024, 100_000, MAX_CONNECTIONS),
+        (100_000, 100_000, MAX_CONNECTIONS),
+        (3056, 3056, 2000),
+        (1024, 2056, 1028),
+        (1024, 1024, 512),
+    ]
+
+    def test_connections_leave_room_for_other_descriptors(self) -> None:
+        for soft, hard, expected in self.LIMITS:
+            limits = [soft, hard]
+
+            def set_limits(_: int, new: tuple[int, int], limits: list[int] = limits) -> None:
+                limits[:] = new
+
+            with (
+                self.subTest(soft=soft, hard=hard),
+                mock.patch("resource.getrlimit", lambda _, limits=limits: tuple(limits)),
+                mock.patch("resource.setrlimit", set_limits),
+            ):
+                self.assertEqual(raise_connection_limit(), expected)
 
 
 class SignalTest(unittest.TestCase):

@@ -1,0 +1,118 @@
+"""The log: nobody waits for who reads it, and nothing is lost that can be written."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import unittest
+from contextlib import ExitStack, suppress
+from unittest import mock
+
+import log
+from tests.support import DEADLINE, wait_until
+
+# More than a pipe holds, in lines of some 100 bytes.
+MANY = 5000
+
+
+class LineHandlerTest(unittest.TestCase):
+    def setUp(self) -> None:
+        """A logger whose lines go into a pipe."""
+        self.reader, self.writer = os.pipe()
+        self.handler = log.LineHandler(self.writer)
+        self.handler.setFormatter(log.LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+        self.logger = logging.Logger("test")
+        self.logger.addHandler(self.handler)
+        self.addCleanup(self.close)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            os.close(self.reader)
+        self.handler.close()
+        self.handler._thread.join(DEADLINE)  # its write has failed by now
+        with suppress(OSError):
+            os.close(self.writer)
+
+    def read(self) -> list[str]:
+        """All lines, until the handler is closed."""
+        found: list[bytes] = []
+
+        def read() -> None:
+            found.extend(iter(lambda: os.read(self.reader, 65536), b""))
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        self.handler.close()
+        os.close(self.writer)
+        thread.join(DEADLINE)
+        return b"".join(found).decode().splitlines()
+
+    def log(self, number: int) -> None:
+        for each in range(number):
+            self.logger.info("%s %d", "x" * 80, each)
+
+    def numbers(self, lines: list[str]) -> list[int]:
+        return [int(line.rpartition(" ")[2]) for line in lines]
+
+    def test_lines_are_written_in_their_order_and_none_is_lost_at_the_end(self) -> None:
+        self.log(MANY)
+        self.assertEqual(self.numbers(self.read()), list(range(MANY)))
+        self.assertEqual(self.handler.dropped.values[()], 0)
+
+    def test_when_nobody_reads_nobody_waits(self) -> None:
+        with mock.patch.object(log, "MAX_LINES", 100):
+            self.log(MANY)
+            wait_until(lambda: len(self.handler._lines) < 100)  # the thread has some of them now
+            self.log(MANY)
+        dropped = self.handler.dropped.values[()]
+        self.assertGreater(dropped, MANY)
+        with self.subTest("what was not dropped is there when it is read"):
+            lines = self.read()
+            self.assertEqual(len(lines), 2 * MANY - dropped)
+            self.assertRegex(lines[0], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} INFO x+ 0$")
+
+    def test_the_end_does_not_wait_for_who_does_not_read(self) -> None:
+        with mock.patch.object(log, "CLOSE_TIMEOUT", 0.05):
+            self.log(MANY)
+            self.handler.close()
+
+    def test_lines_that_cannot_be_written_are_counted(self) -> None:
+        os.close(self.reader)
+        self.log(3)
+        self.handler.close()
+        self.assertEqual(self.handler.dropped.values[()], 3)
+
+    def test_what_cannot_be_encoded_is_escaped(self) -> None:
+        self.logger.info("\udcff")
+        self.assertIn("INFO \\udcff", self.read()[0])
+
+
+class StartTest(unittest.TestCase):
+    def setUp(self) -> None:
+        stack = ExitStack()
+        self.addCleanup(stack.close)
+        stack.enter_context(mock.patch.object(logging.root, "handlers", []))
+        for name in ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile"):
+            stack.enter_context(mock.patch.object(logging, name, getattr(logging, name)))
+        for name in ("raiseExceptions",):
+            stack.enter_context(mock.patch.object(logging, name, getattr(logging, name)))
+        stack.callback(logging.root.setLevel, logging.root.level)
+
+    def test_without_standard_error_there_is_no_log(self) -> None:
+        with mock.patch.object(sys, "stderr", None):
+            self.assertIsNone(log.start("INFO"))
+        logging.error("to nobody")  # not to logging's last resort either
+
+    def test_a_line_that_cannot_be_formatted_costs_nothing(self) -> None:
+        handler = log.start("INFO")
+        assert handler
+        with mock.patch("os.write") as write:
+            logging.info("%d", "no number")
+            handler.close()
+        write.assert_not_called()
+
+
+if __name__ == "__main__":
+    unittest.main()
