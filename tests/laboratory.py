@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -178,16 +178,27 @@ class Running:
     def paths(self, names: Iterable[str]) -> list[str]:
         return [self.prefix + name for name in names]
 
-    def status(self, key: str) -> int:
-        """Sum up a number of /proc/PID/status over the server's processes: its session."""
-        total = 0
+    def processes(self) -> Iterator[tuple[Path, list[str]]]:
+        """The folders in /proc of the server's processes, with their fields of /proc/PID/stat."""
         for directory in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                session = (directory / "stat").read_text().rpartition(")")[2].split()[3]
-                if int(session) == self.process.pid:
-                    lines = (directory / "status").read_text().splitlines()
-                    total += sum(int(s.split()[1]) for s in lines if s.startswith(key + ":"))
+                fields = (directory / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == self.process.pid:  # the session
+                    yield directory, fields
+
+    def status(self, key: str) -> int:
+        """Sum up a number of /proc/PID/status over the server's processes."""
+        total = 0
+        for directory, _ in self.processes():
+            with contextlib.suppress(OSError):
+                lines = (directory / "status").read_text().splitlines()
+                total += sum(int(s.split()[1]) for s in lines if s.startswith(key + ":"))
         return total
+
+    def cpu(self) -> float:
+        """Processor time so far, in seconds."""
+        ticks = sum(int(fields[11]) + int(fields[12]) for _, fields in self.processes())
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def rss(self) -> float:
         """Resident memory in MiB."""
@@ -248,12 +259,16 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw: p50 and p99 in milliseconds; failed is unanswered and every status ≥ 400."""
+    """What wrk saw: p50 and p99 in milliseconds; failed is unanswered and every status ≥ 400.
+
+    `cpu` is the server's processor time a request, in microseconds.
+    """
 
     requests: int
     rate: float
     p50: float
     p99: float
+    cpu: float
     unanswered: int
     failed: int
     statuses: Counter[int] = field(default_factory=Counter)
@@ -286,8 +301,9 @@ async def wrk(it: Running, paths: Iterable[str], how: Pressure) -> Load:
         script.write_text(LUA)
         requests.write_text("\n".join(lines))
         command = ["wrk", *how.options(), "-s", str(script), f"http://127.0.0.1:{it.port}/", "--"]
+        before = it.cpu()
         out = await output(*command, str(requests), *how.arguments())
-        return parse_wrk(out, await sized(it))
+        return parse_wrk(out, it.cpu() - before, await sized(it))
 
 
 async def output(*command: str) -> str:
@@ -304,14 +320,15 @@ async def sized(it: Running) -> bool:
     return b"content-length:" in (await ask(it, it.prefix + ADDRESS)).head.lower()
 
 
-def parse_wrk(out: str, sized: bool) -> Load:
+def parse_wrk(out: str, cpu: float, sized: bool) -> Load:
     fields = next(line for line in out.splitlines() if line.startswith("BENCH ")).split()[1:]
     requests, duration, p50, p99, lost, read, bad, late = map(int, fields[:8])
     lost += read if sized else max(0, read - requests)
     pairs = (pair.split("=") for pair in fields[8:])
     statuses = Counter({int(status): int(n) for status, n in pairs})
     rate = requests / duration * 1e6
-    return Load(requests, rate, p50 / 1e3, p99 / 1e3, lost, lost + bad + late, statuses)
+    each = cpu / max(requests, 1) * 1e6
+    return Load(requests, rate, p50 / 1e3, p99 / 1e3, each, lost, lost + bad + late, statuses)
 
 
 # --- a client for single answers -----------------------------------------------------------------

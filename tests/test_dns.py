@@ -141,12 +141,15 @@ class RealResolverTest(unittest.TestCase):
 
     def test_a_lost_query_is_asked_again_within_the_deadline(self) -> None:
         zone: dns_server.Zone = {"db.test": dns_server.SILENT}
-        with dns_server.serving(zone) as asked, running(DNS_TIMEOUT="5") as client:
-            with ThreadPoolExecutor() as pool:
-                response = pool.submit(client.lookup, "db.test")
-                wait_until(lambda: asked == ["db.test"])
-                zone["db.test"] = [HERE]
-                self.assertEqual(response.result().body.get("address"), HERE)
+        with (
+            dns_server.serving(zone) as asked,
+            running(DNS_TIMEOUT="5") as client,
+            ThreadPoolExecutor() as pool,
+        ):
+            response = pool.submit(client.lookup, "db.test")
+            wait_until(lambda: asked == ["db.test"])
+            zone["db.test"] = [HERE]
+            self.assertEqual(response.result().body.get("address"), HERE)
         self.assertEqual(asked, ["db.test", "db.test"])
 
 

@@ -489,16 +489,19 @@ class LogTest(unittest.TestCase):
     def test_a_log_that_nobody_reads_holds_nobody_up(self) -> None:
         reader, writer = os.pipe()
         number = 2000  # of some 100 bytes each: more than a pipe holds
-        with closing(os.fdopen(reader, "rb")), closing(os.fdopen(writer, "wb")):
-            with serving_unheard(stderr=writer, prelude=FEW_LINES) as server:
-                line = b"GET /lookup?fqdn=192.168.1.7 HTTP/1.1\r\nHost: x\r\n\r\n"
-                answers = server.answers(line * number)
-                self.assertEqual([each.status for each in answers], [200] * number)
-                for path in ("/healthz", "/readyz"):
-                    self.assertEqual(server.request(path).status, 200)
-                self.assertGreater(server.metric("log_lines_dropped_total"), 0)
-                server.signal(signal.SIGTERM)
-                self.assertEqual(server.wait(), 0)
+        with (
+            closing(os.fdopen(reader, "rb")),
+            closing(os.fdopen(writer, "wb")),
+            serving_unheard(stderr=writer, prelude=FEW_LINES) as server,
+        ):
+            line = b"GET /lookup?fqdn=192.168.1.7 HTTP/1.1\r\nHost: x\r\n\r\n"
+            answers = server.answers(line * number)
+            self.assertEqual([each.status for each in answers], [200] * number)
+            for path in ("/healthz", "/readyz"):
+                self.assertEqual(server.request(path).status, 200)
+            self.assertGreater(server.metric("log_lines_dropped_total"), 0)
+            server.signal(signal.SIGTERM)
+            self.assertEqual(server.wait(), 0)
 
 
 class CommandLineTest(unittest.TestCase):
