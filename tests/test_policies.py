@@ -16,7 +16,7 @@ from typing import ClassVar
 
 ROOT = Path(__file__).resolve().parent.parent
 PODS = ROOT / "kyverno" / "tests"
-POLICIES = sorted((ROOT / "kyverno").glob("automatic-zone-placement.*.yaml"))
+POLICIES = sorted((ROOT / "kyverno").glob("*policy/automatic-zone-placement.yaml"))
 
 RACK = {"example.com/rack": "rack-a", "example.com/row": "row-2"}
 SUBNETS = [
@@ -142,7 +142,7 @@ class PolicyTests(unittest.TestCase):
         for pods, node_label in NODE_LABELS.items():
             expected = self.expected(pods)
             for policy in POLICIES:
-                with self.subTest(policy=policy.name, pods=pods):
+                with self.subTest(policy=policy.parent.name, pods=pods):
                     self.check(policy, pods, node_label, expected)
 
     def check(self, policy: Path, pods: str, node_label: str, expected: Pods) -> None:
