@@ -1,4 +1,4 @@
-FROM python:3.13.12-alpine3.23
+FROM python:3.13.12-slim
 WORKDIR /app
 COPY connection.py errors.py log.py metrics.py placement.py resolver.py server.py settings.py subnets.py ./
 RUN python -m compileall -q .

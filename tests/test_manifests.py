@@ -1,65 +1,53 @@
-"""What `kubectl apply -k .` deploys, and the options that the root kustomization names."""
+"""What the root kustomization deploys."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
-import tempfile
 import unittest
-from functools import cache
-from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-NAME = "automatic-zone-placement"
+from server import __version__
+from subnets import SUBNETS_DATA, load, parse
+from tests.manifests import (
+    EXAMPLE,
+    NAME,
+    POLICIES,
+    ROOT,
+    called,
+    config_map_of,
+    container,
+    pod_spec,
+    rendered_root,
+    settings,
+)
+
 MODULES = {path.name: path.read_text() for path in ROOT.glob("*.py")}
-COMPONENTS = re.findall(r"#   - (deploy/components/\S+)", (ROOT / "kustomization.yaml").read_text())
-CLUSTER_SCOPED = {"Namespace", "ClusterPolicy", "MutatingPolicy"}
-
-Objects = dict[str, Any]
-
-
-def _kubectl(*arguments: str, text: str = "") -> str:
-    return subprocess.run(
-        ["kubectl", *arguments], input=text, capture_output=True, text=True, check=True
-    ).stdout
-
-
-@cache
-def rendered(folder: Path) -> Objects:
-    """The objects of a kustomization, by kind; of ConfigMaps, by kind and first file."""
-    # kustomize writes YAML only; `annotate --local` asks no cluster and writes JSON.
-    rest = _kubectl(
-        "annotate", "--local", "-f-", "-ojson", "a=b", text=_kubectl("kustomize", str(folder))
-    ).strip()
-    objects: Objects = {}
-    while rest:
-        each, end = json.JSONDecoder().raw_decode(rest)
-        rest = rest[end:].strip()
-        key = each["kind"] + (f" {min(each['data'])}" if each["kind"] == "ConfigMap" else "")
-        assert key not in objects, f"two of {key}"
-        objects[key] = each
-    return objects
+CLUSTER_SCOPED = {"Namespace", *POLICIES}
 
 
 @unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
 class ManifestTest(unittest.TestCase):
     def setUp(self) -> None:
-        self.objects = rendered(ROOT)
+        self.objects = rendered_root()
         self.pod = self.objects["Deployment"]["spec"]["template"]
-        self.spec = self.pod["spec"]
-        (self.container,) = self.spec["containers"]
+        self.spec = pod_spec(self.objects)
+        self.container = container(self.objects)
+        self.mounts = {each["name"]: each["mountPath"] for each in self.container["volumeMounts"]}
 
     def test_the_code_is_that_of_the_repository(self) -> None:
-        code = self.objects["ConfigMap connection.py"]
+        code = self.objects[f"ConfigMap {min(MODULES)}"]
         self.assertEqual(code["data"], MODULES)
-        (volume,) = self.spec["volumes"]
-        self.assertEqual(volume["configMap"]["name"], code["metadata"]["name"])
+        self.assertEqual(config_map_of("app", self.objects), code["metadata"]["name"])
         self.assertRegex(code["metadata"]["name"], rf"^{NAME}-[a-z0-9]{{10}}$")
-        (mount,) = self.container["volumeMounts"]
-        self.assertEqual(self.container["command"], ["python", f"{mount['mountPath']}/server.py"])
+        self.assertEqual(self.container["command"], ["python", f"{self.mounts['app']}/server.py"])
+
+    def test_the_table_is_the_example(self) -> None:
+        table = self.objects["ConfigMap subnets.json"]
+        self.assertEqual(config_map_of("subnets", self.objects), table["metadata"]["name"])
+        file = f"{self.mounts['subnets']}/subnets.json"
+        self.assertEqual(settings(self.objects)["SUBNETS_FILE"], file)
+        self.assertEqual(set(parse(table["data"]["subnets.json"])), set(load(SUBNETS_DATA)))
+        self.assertEqual(table["data"]["subnets.json"], (EXAMPLE / "subnets.json").read_text())
 
     def test_the_image_of_the_dockerfile_has_the_same_code(self) -> None:
         dockerfile = (ROOT / "Dockerfile").read_text()
@@ -72,7 +60,7 @@ class ManifestTest(unittest.TestCase):
             with self.subTest(kind):
                 expected = None if kind in CLUSTER_SCOPED else NAME
                 self.assertEqual(each["metadata"].get("namespace"), expected)
-                if not kind.endswith("Policy") or kind == "NetworkPolicy":
+                if kind not in POLICIES:
                     self.assertEqual(each["metadata"]["labels"]["app.kubernetes.io/name"], NAME)
 
     def test_every_selector_selects_the_pods(self) -> None:
@@ -91,6 +79,10 @@ class ManifestTest(unittest.TestCase):
         for selector in selectors:
             self.assertLessEqual(selector.items(), self.pod["metadata"]["labels"].items())
 
+    def test_each_rollout_is_spread_by_itself(self) -> None:
+        for constraint in self.spec["topologySpreadConstraints"]:
+            self.assertEqual(constraint["matchLabelKeys"], ["pod-template-hash"])
+
     def test_the_pods_are_restricted(self) -> None:
         enforced = self.objects["Namespace"]["metadata"]["labels"]
         self.assertEqual(enforced["pod-security.kubernetes.io/enforce"], "restricted")
@@ -108,83 +100,47 @@ class ManifestTest(unittest.TestCase):
         )
         self.assertIn("memory", self.container["resources"]["limits"])
 
-    def test_images_have_a_version(self) -> None:
-        self.assertRegex(self.container["image"], r"^python:\d+\.\d+\.\d+-alpine\d")
+    def test_the_image_has_a_version_and_the_c_library_of_these_tests(self) -> None:
+        self.assertRegex(self.container["image"], r"^python:\d+\.\d+\.\d+-slim$")
 
     def test_ports_meet(self) -> None:
         (container_port,) = self.container["ports"]
         (service_port,) = self.objects["Service"]["spec"]["ports"]
         (ingress,) = self.objects["NetworkPolicy"]["spec"]["ingress"]
-        self.assertEqual(container_port, {"name": "http", "containerPort": 8080})
+        self.assertEqual((container_port["name"], container_port["containerPort"]), ("http", 8080))
         self.assertEqual((service_port["port"], service_port["targetPort"]), (8080, "http"))
-        self.assertEqual(ingress["ports"], [{"port": "http"}])
+        self.assertEqual(ingress["ports"], [{"port": "http", "protocol": "TCP"}])
         for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
-            self.assertEqual(
-                self.container[probe]["httpGet"] | {"scheme": None},
-                {"path": path, "port": "http", "scheme": None},
-            )
+            self.assertEqual(self.container[probe]["httpGet"]["path"], path)
+            self.assertEqual(self.container[probe]["httpGet"]["port"], "http")
 
     def test_the_grace_period_covers_the_shutdown(self) -> None:
-        environment = {each["name"]: each["value"] for each in self.container["env"]}
         grace = self.spec["terminationGracePeriodSeconds"]
-        self.assertGreater(grace, float(environment["SHUTDOWN_DELAY"]) + 10)
+        self.assertGreater(grace, float(settings(self.objects)["SHUTDOWN_DELAY"]) + 10)
 
-    def test_the_policies_call_the_service(self) -> None:
-        url = f"http://{NAME}.{NAME}.svc:8080/lookup?fqdn="
-        for policy in (ROOT / "kyverno").glob(f"{NAME}.*policy.yaml"):
-            with self.subTest(policy.name):
-                self.assertEqual(re.findall(r"http://[^\s\"{]+", policy.read_text()), [url])
-
-    def test_the_root_installs_one_policy(self) -> None:
-        self.assertEqual(self.objects["ClusterPolicy"]["metadata"]["name"], NAME)
-        self.assertNotIn("MutatingPolicy", self.objects)
+    def test_one_policy_is_installed_and_calls_the_service(self) -> None:
+        self.assertEqual(POLICIES & self.objects.keys(), {"ClusterPolicy"})
+        self.assertEqual(called(self.objects["ClusterPolicy"]), f"{NAME}.{NAME}")
 
 
-@unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
-class ComponentTest(unittest.TestCase):
-    """Each component that the root kustomization names, as if its line were uncommented."""
+class VersionTest(unittest.TestCase):
+    """Whatever names a version of this project names this one."""
 
-    def rendered_with(self, *components: str) -> Objects:
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder, "copy")
-            shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "tests"))
-            kustomization = copy / "kustomization.yaml"
-            lines = [f"  - {component}\n" for component in components]
-            text = kustomization.read_text() + "components:\n" + "".join(lines)
-            kustomization.write_text(text)
-            return rendered(copy)
+    def test_references_and_images(self) -> None:
+        pattern = re.compile(rf"\?ref=v([\w.-]+)|\b{NAME}:(\d[\w.-]*)")
+        found = {
+            (str(path.relative_to(ROOT)), reference or tag)
+            for glob in ("*.md", "docs/**/*.md", "deploy/**/*.yaml")
+            for path in ROOT.glob(glob)
+            for reference, tag in pattern.findall(path.read_text())
+        }
+        self.assertEqual({version for _, version in found}, {__version__}, found)
+        expected = {"README.md", "deploy/components/image/deployment.yaml"}
+        self.assertLessEqual(expected, {file for file, _ in found})
 
-    def test_the_root_names_them_all(self) -> None:
-        folders = {str(path.relative_to(ROOT)) for path in ROOT.glob("deploy/components/*")}
-        self.assertEqual(set(COMPONENTS), folders)
-
-    def test_they_go_together(self) -> None:
-        objects = self.rendered_with(*COMPONENTS)
-        self.assertLessEqual({"HorizontalPodAutoscaler", "ServiceMonitor"}, objects.keys())
-
-    def test_the_table_in_a_config_map_of_its_own(self) -> None:
-        objects = self.rendered_with("deploy/components/subnets-file")
-        table = objects["ConfigMap subnets.json"]
-        spec = objects["Deployment"]["spec"]["template"]["spec"]
-        volumes = {each["name"]: each["configMap"]["name"] for each in spec["volumes"]}
-        mounts = {each["name"]: each["mountPath"] for each in spec["containers"][0]["volumeMounts"]}
-        environment = {each["name"]: each["value"] for each in spec["containers"][0]["env"]}
-        self.assertEqual(volumes["subnets"], table["metadata"]["name"])
-        self.assertEqual(environment["SUBNETS_FILE"], f"{mounts['subnets']}/subnets.json")
-        self.assertIn("SHUTDOWN_DELAY", environment)
-        self.assertIn("app", volumes)
-
-    def test_an_image_of_one_s_own(self) -> None:
-        objects = self.rendered_with("deploy/components/image")
-        spec = objects["Deployment"]["spec"]["template"]["spec"]
-        (container,) = spec["containers"]
-        self.assertTrue(container["image"].startswith("registry.example.com/"))
-        self.assertFalse(container.get("command") or container.get("volumeMounts"))
-        self.assertFalse(spec.get("volumes"))
-
-    def test_the_autoscaler_owns_the_number_of_replicas(self) -> None:
-        objects = self.rendered_with("deploy/components/autoscaler")
-        self.assertNotIn("replicas", objects["Deployment"]["spec"])
+    def test_the_changelog_begins_with_it(self) -> None:
+        changelog = (ROOT / "CHANGELOG.md").read_text()
+        self.assertEqual(re.findall(r"^## \[(\d.*?)\]", changelog, re.MULTILINE)[0], __version__)
 
 
 if __name__ == "__main__":

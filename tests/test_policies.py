@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from tests.pods import FOLDER, ROOT, SETTINGS, Command, Service, names_asked_for, refusal
 
-POLICIES = sorted((ROOT / "kyverno").glob("automatic-zone-placement.*.yaml"))
+POLICIES = sorted((ROOT / "kyverno").glob("*policy/automatic-zone-placement.yaml"))
 
 Pods = dict[str, str]
 
@@ -61,7 +61,7 @@ class PolicyTests(unittest.TestCase):
         for pods, settings in SETTINGS.items():
             expected = self.expected(pods)
             for policy in POLICIES:
-                with self.subTest(policy=policy.name, pods=pods):
+                with self.subTest(policy=policy.parent.name, pods=pods):
                     self.check(policy, pods, settings, expected)
 
     def check(self, policy: Path, pods: str, settings: dict[str, str], expected: Pods) -> None:

@@ -1,0 +1,122 @@
+"""The example overlay on a real API server, which CLUSTER_FOR_TESTS names by its kubeconfig.
+
+It needs Kyverno's custom resource definitions, but no Kyverno, and no nodes. Everything is made
+in a namespace of its own, which goes when the test ends.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import secrets
+import shutil
+import unittest
+from typing import Any
+from unittest import mock
+
+from tests.manifests import NAME, choose, config_map_of, overlay, pod_spec, run, table_of
+
+KUBECONFIG = os.environ.get("CLUSTER_FOR_TESTS", "")
+
+APPLY = ("apply", "--server-side")
+DIFF = ("diff", "--server-side")
+
+
+@unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
+@unittest.skipUnless(KUBECONFIG, "CLUSTER_FOR_TESTS names no kubeconfig")
+class ClusterTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.enterContext(mock.patch.dict(os.environ, KUBECONFIG=KUBECONFIG))
+        self.require("clusterpolicies.kyverno.io")
+        self.overlay = overlay(self)
+        # No other test, and nobody else, has this namespace, or this prefix for the policy.
+        self.namespace = f"test-{secrets.token_hex(4)}"
+        names = f"namespace: {self.namespace}\nnamePrefix: {self.namespace}-\n"
+        self.text = self.overlay.text.replace(f"namespace: {NAME}\n", names, 1)
+        self.overlay.write(text=self.text)
+
+    def require(self, definition: str) -> None:
+        if not self.kubectl("get", "--ignore-not-found", "crd", definition):
+            self.skipTest(f"the cluster has no {definition}")
+
+    def kubectl(self, *arguments: str) -> str:
+        return run("kubectl", *arguments)
+
+    def kustomize(self, *verb: str) -> str:
+        """Applies the overlay, or compares it with what is there."""
+        if verb[0] == "apply":
+            self.addCleanup(
+                self.kubectl, "delete", "--ignore-not-found", "--wait=false", "-k", self.folder
+            )
+        return self.kubectl(*verb, "-k", self.folder)
+
+    @property
+    def folder(self) -> str:
+        return str(self.overlay.folder)
+
+    def get(self, kind: str, name: str) -> Any:
+        return json.loads(self.kubectl("-n", self.namespace, "get", kind, name, "-ojson"))
+
+    def check_no_drift(self, *components: str) -> None:
+        """What was applied by the server is what is there: a second time changes nothing."""
+        self.overlay.write(text=self.text, components=components)
+        self.kustomize(*APPLY)
+        self.assertEqual(self.kustomize(*DIFF), "")
+
+    def check_no_drift_for_a_client(self, *components: str) -> None:
+        """A client that compares by itself finds nothing that the server has added to a list."""
+        self.overlay.write(text=self.text, components=components)
+        self.kustomize("apply")
+        again = dict(line.rsplit(" ", 1) for line in self.kustomize("apply").splitlines())
+        # Its selector is replaced as a whole by every client-side apply, equal or not.
+        again.pop(f"poddisruptionbudget.policy/{self.namespace}-{NAME}")
+        self.assertEqual(set(again.values()), {"unchanged"}, again)
+        self.assertEqual(self.kustomize("diff"), "")
+
+    def test_no_drift(self) -> None:
+        self.check_no_drift()
+
+    def test_no_drift_for_a_client(self) -> None:
+        self.check_no_drift_for_a_client()
+
+    def test_no_drift_with_a_mutating_policy(self) -> None:
+        self.require("mutatingpolicies.policies.kyverno.io")
+        self.check_no_drift("kyverno/mutatingpolicy")
+
+    def test_no_drift_with_a_mutating_policy_for_a_client(self) -> None:
+        self.require("mutatingpolicies.policies.kyverno.io")
+        self.check_no_drift_for_a_client("kyverno/mutatingpolicy")
+
+    def test_from_client_side_to_server_side(self) -> None:
+        self.kustomize("apply")
+        self.kustomize(*APPLY)
+        self.assertEqual(self.kustomize(*DIFF), "")
+
+    def test_the_pods_are_admitted_and_no_others(self) -> None:
+        """The namespace enforces the restricted profile, whatever it is called."""
+        self.kustomize(*APPLY)
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe"}}
+        spec = pod_spec(self.overlay.render(text=self.text))
+        create = ("kubectl", "-n", self.namespace, "create", "--dry-run=server", "-f-")
+        run(*create, text=json.dumps(pod | {"spec": spec}))
+        spec["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+        with self.assertRaisesRegex(AssertionError, "violates PodSecurity"):
+            run(*create, text=json.dumps(pod | {"spec": spec}))
+
+    def test_a_table_of_100_000_subnets(self) -> None:
+        table = table_of(100_000).encode()
+        (self.overlay.folder / "subnets.json.gz").write_bytes(gzip.compress(table))
+        text = choose(self.text, "SUBNETS_FILE").replace("- subnets.json\n", "- subnets.json.gz\n")
+        self.overlay.write(text=text)
+        self.kustomize(*APPLY)
+        spec = self.get("deployment", f"{self.namespace}-{NAME}")
+        name = config_map_of("subnets", {"Deployment": spec})
+        stored = self.get("configmap", name)["binaryData"]["subnets.json.gz"]
+        self.assertEqual(gzip.decompress(base64.b64decode(stored)), table)
+        self.assertEqual(self.kustomize(*DIFF), "")
+
+
+if __name__ == "__main__":
+    unittest.main()
