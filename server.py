@@ -10,7 +10,6 @@ A request's way: `connection.py` reads it, `LookupHandler.do_GET` dispatches it,
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import errno
 import json
@@ -354,11 +353,13 @@ def raise_connection_limit() -> int:
     return min(MAX_CONNECTIONS, max(soft - OTHER_DESCRIPTORS, soft // 2))
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """What the command line says; ends the process for `--help`, `--version` and what is wrong."""
+def names_to_explain(arguments: Sequence[str]) -> str | None:
+    """The names that `--lookup` gives, if any; ends the process for `--help`, `--version` or a mistake."""
+    import argparse  # the service has no use for it, nor memory to spare
+
     parser = argparse.ArgumentParser(
         description="Says over HTTP in which zone the host behind a domain name is.",
-        epilog="settings, which are environment variables:\n" + ServerSettings.help(os.environ),
+        epilog=f"settings, which are environment variables:\n{ServerSettings.help(os.environ)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -368,14 +369,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="serve nothing, but print the answer that the service would give, and why; "
         "the exit status is 1 if any of the names has none",
     )
-    return parser.parse_args(arguments)
+    names: str | None = parser.parse_args(arguments).lookup
+    return names
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs the service as the environment says; the exit status is 2 if that is not possible."""
     # As process 1 of a container it would not be ended by the signal, before there is a handler.
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
-    options = parse_arguments(arguments)
+    asked = names_to_explain(arguments) if arguments else None
     try:
         settings = ServerSettings.from_environment(os.environ)
         table = read_table(settings.subnets_file)
@@ -387,10 +389,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_c_library(os.environ, settings.dns_timeout)
     warnings = [*ServerSettings.misspelt(os.environ), *_unknown_zones(settings, table)]
     warnings += table.warnings
-    if options.lookup:
+    if asked is not None:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        return asyncio.run(explain(settings, table, options.lookup))
+        return asyncio.run(explain(settings, table, asked))
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:
@@ -478,4 +480,4 @@ def _complain(*lines: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
