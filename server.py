@@ -32,13 +32,12 @@ from metrics import CONTENT_TYPE, Counter, Family, Gauge, Histogram, render
 from placement import Answer, Result, answer, error_body, names_in, to_json
 from resolver import MAX_QUERIES, Resolution, Resolver, parse_name
 from subnets import (
-    SUBNETS_DATA,
     ZONE_ID_LABEL,
     ZONE_LABEL,
     InvalidSubnets,
     SubnetTable,
-    load,
-    parse,
+    pasted_table,
+    read_files,
 )
 
 __version__ = "1.0.0"
@@ -133,23 +132,6 @@ def _one_of(*choices: str) -> Callable[[str], str]:
         raise ValueError(f"one of {', '.join(choices)}")
 
     return convert
-
-
-def read_table(path: str) -> SubnetTable:
-    """The table in the file at `path`, or `SUBNETS_DATA` if that is empty.
-
-    Raises `InvalidSubnets`, also for a file that cannot be read.
-    """
-    if not path:
-        return load(SUBNETS_DATA)
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            text = file.read()
-    except OSError as error:
-        raise InvalidSubnets([f"cannot be read: {error.strerror}"]) from None
-    except UnicodeDecodeError as error:
-        raise InvalidSubnets([f"not UTF-8: {error}"]) from None
-    return parse(text)
 
 
 class LookupServer(ConnectionServer):
@@ -372,13 +354,13 @@ def main() -> int:
     """Runs the service as the environment says; the exit status is 2 if that is not possible."""
     try:
         settings = Settings.from_environment(os.environ)
-        table = read_table(settings.subnets_file)
+        file, label = settings.subnets_file, settings.node_label
+        table = read_files([file], label) if file else pasted_table(label)
         listener = listen(settings.host, settings.port)
     except InvalidSetting as error:
         return _complain(str(error))
     except InvalidSubnets as error:
-        source = settings.subnets_file or "SUBNETS_DATA"
-        return _complain(*(f"{source}: {problem}" for problem in error.problems))
+        return _complain(*error.problems)
     except OSError as error:
         where = f"HOST {shown(settings.host)}, PORT {settings.port}"
         why = str(error.strerror).partition(" (while")[0]  # there it repeats the address
