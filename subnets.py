@@ -259,11 +259,12 @@ def _name_of(path: str) -> str:
 def pasted_table(node_label: str = ZONE_LABEL) -> SubnetTable:
     """The table that `SUBNETS_DATA` is. See `load`. Raises `InvalidSubnets`."""
     loader = _Loader(node_label)
-    loader.begin("SUBNETS_DATA: ")
+    name = "SUBNETS_DATA: "
+    loader.begin(name)
     loader.add_document(SUBNETS_DATA)
     if _has_stray_list(_own_source()):
-        loader.add_problem("a second list stands below the first; make one list of both")
-    return loader.table("SUBNETS_DATA: ")
+        loader.add_problem(f"{name}a second list stands below the first; make one list of both")
+    return loader.table(name)
 
 
 def _own_source() -> str:
@@ -308,7 +309,10 @@ def _unpacked(file: BufferedReader) -> Iterator[bytes]:
 
         source = gzip.GzipFile(fileobj=file)
     size = 0
-    while chunk := source.read(CHUNK_SIZE):
+    is_end = False  # asked once more, a terminal would want another Ctrl-D
+    while not is_end:
+        chunk = source.read(CHUNK_SIZE)
+        is_end = len(chunk) < CHUNK_SIZE
         size += len(chunk)
         if size > MAX_FILE_SIZE:
             raise _Unreadable(f"longer than {MAX_FILE_SIZE:,} bytes")
@@ -412,10 +416,9 @@ class _Reader:
         """The keys and values of the object that is next; for a list `Subnets`, its `elements`."""
         seen: set[str] = set()
         for _ in self.parts("{", "}"):
-            position = self.position
             key = self.key()
             if key in seen:
-                raise self.error(_given_twice(key), position)
+                raise self.error(_given_twice(key), self.position)
             seen.add(key)
             self.take(":")
             is_list = key == "Subnets" and self.peek() == "["
@@ -532,7 +535,7 @@ class _Loader:
             self.add_problem(f"{where}: {_no_object(raw)}")
             return
         if _is_ipv6_only(raw):
-            subnet = shown(raw.get("SubnetId", "a subnet without CIDRBlock"))
+            subnet = shown(raw["SubnetId"]) if "SubnetId" in raw else "the subnet"
             self.add_warning(f"{where}: {subnet} is IPv6-only and is left out")
             return
         block, origin = _block(raw), self.origin(raw)
@@ -849,9 +852,9 @@ def _listed(names: Iterable[str]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Checks tables and prints them merged and sorted; the exit status is 2 if they are wrong."""
     options = _parse_arguments(arguments)
-    if "-" in options.files and sys.stdin and sys.stdin.isatty():
-        print("reading standard input; Ctrl-D ends it, --help says more", file=sys.stderr)
     try:
+        if "-" in options.files and sys.stdin and sys.stdin.isatty():
+            print("reading standard input; Ctrl-D ends it, --help says more", file=sys.stderr)
         table = read_files(options.files, options.node_label)
         for warning in filter(None, (*table.warnings, _size_warning(table))):
             print(f"warning: {warning}", file=sys.stderr)
