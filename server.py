@@ -44,13 +44,12 @@ from settings import (
     whole_number,
 )
 from subnets import (
-    SUBNETS_DATA,
     ZONE_ID_LABEL,
     ZONE_LABEL,
     InvalidSubnets,
     SubnetTable,
-    load,
-    parse,
+    pasted_table,
+    read_files,
 )
 
 __version__ = "2.0.0"
@@ -122,22 +121,6 @@ class ServerSettings(Settings):
     shutdown_delay: float = setting(
         "0", seconds(), "seconds between SIGTERM and closing, for load balancers to notice"
     )
-
-
-def read_table(path: str) -> SubnetTable:
-    """The table in the file at `path`, or `SUBNETS_DATA` if that is empty.
-
-    Raises `InvalidSubnets`, also for a file that cannot be read.
-    """
-    if not path:
-        return load(SUBNETS_DATA)
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return parse(file.read())
-    except OSError as error:
-        raise InvalidSubnets([f"cannot be read: {error.strerror}"]) from None
-    except UnicodeDecodeError as error:
-        raise InvalidSubnets([f"not UTF-8: {error}"]) from None
 
 
 Outcome = Answer | ServiceError
@@ -380,12 +363,12 @@ def main(arguments: Sequence[str]) -> int:
     asked = names_to_explain(arguments) if arguments else None
     try:
         settings = ServerSettings.from_environment(os.environ)
-        table = read_table(settings.subnets_file)
+        file, label = settings.subnets_file, settings.node_label
+        table = read_files([file], label) if file else pasted_table(label)
     except InvalidSetting as error:
         return _complain(str(error))
     except InvalidSubnets as error:
-        source = settings.subnets_file or "SUBNETS_DATA"
-        return _complain(*(f"{source}: {problem}" for problem in error.problems))
+        return _complain(*error.problems)
     configure_c_library(os.environ, settings.dns_timeout)
     warnings = [*ServerSettings.misspelt(os.environ), *_unknown_zones(settings, table)]
     warnings += table.warnings
@@ -409,9 +392,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _unknown_zones(settings: ServerSettings, table: SubnetTable) -> Iterator[str]:
-    known = {each for subnet in table for each in (subnet.zone, subnet.zone_id)}
     for zone in settings.avoid_zones:
-        if zone not in known:
+        if zone not in table.zones:
             yield f"AVOID_ZONES has {shown(zone)}, which is no zone in the table"
 
 

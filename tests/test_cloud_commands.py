@@ -55,7 +55,8 @@ class CommandTest(unittest.TestCase):
         for tool in ("aws", "az", "gcloud"):
             self.replace(tool, STAND_IN.format(folder=TESTS / "cloud_cli"))
         self.replace("getent", GETENT)
-        self.replace("python", f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
+        for python in ("python", "python3"):
+            self.replace(python, f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
 
     def replace(self, tool: str, script: str) -> None:
         path = self.folder / tool

@@ -137,10 +137,10 @@ FEW_LINES = "import log; log.MAX_LINES = 10"
 # SIGTERM, while the table is read.
 SIGNAL_ITSELF = """
 import os, server, signal, time
-def read_table(path):
+def pasted_table(label):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(10)
-server.read_table = read_table
+server.pasted_table = pasted_table
 """
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} (?:INFO|WARNING|ERROR) .+")

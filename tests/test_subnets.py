@@ -3,26 +3,55 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import json
+import os
+import pty
 import random
-import re
+import select
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import unittest
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from ipaddress import IPv4Address
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from subnets import SUBNETS_DATA, Block, InvalidSubnets, Subnet, SubnetTable, load, parse
+import subnets
+from subnets import (
+    MAX_CONFIGMAP_SIZE,
+    MAX_SENTENCES,
+    Block,
+    InvalidSubnets,
+    Level,
+    Place,
+    Subnet,
+    SubnetTable,
+    load,
+    parse,
+    read_files,
+)
 from tests.support import DEADLINE, ROOT, run_subnets
 
 ZONE = "topology.kubernetes.io/zone"
 ZONE_ID = "topology.k8s.aws/zone-id"
 
 GOOD = {"CIDRBlock": "172.16.0.0/12", "AvailabilityZone": "zone-a"}
+
+# Not SUBNETS_DATA: that is the user's to change.
+EXAMPLE = [
+    {"CIDRBlock": "192.168.0.0/19", "AvailabilityZone": "zone-b", "AvailabilityZoneId": "az3"},
+    {"CIDRBlock": "192.168.32.0/19", "AvailabilityZone": "zone-a", "AvailabilityZoneId": "az2"},
+    {"CIDRBlock": "192.168.64.0/19", "AvailabilityZone": "zone-c", "AvailabilityZoneId": "az1"},
+]
 
 NAN = float("nan")
 
@@ -58,6 +87,82 @@ BAD_CIDRS: list[tuple[object, str]] = [
     (["10.0.0.0/8"], "is not a string"),
     ({}, "is not a string"),
 ]
+
+# CIDRBlock and CidrBlock of one entry, and how the message shows them
+TWO_CIDRS: list[tuple[object, object, str]] = [
+    (
+        "10.0.0.0/8",
+        "10.0.0.0/9",
+        "CIDRBlock '10.0.0.0/8' is not the same as CidrBlock '10.0.0.0/9'",
+    ),
+    ("10.0.0.0/8", None, "CIDRBlock '10.0.0.0/8' is not the same as CidrBlock None"),
+    (None, "10.0.0.0/8", "CIDRBlock None is not the same as CidrBlock '10.0.0.0/8'"),
+    ("10.0.0.0/8", "", "CIDRBlock '10.0.0.0/8' is not the same as CidrBlock ''"),
+    (5, "10.0.0.0/8", "CIDRBlock 5 is not the same as CidrBlock '10.0.0.0/8'"),
+]
+
+# a key, and the one that was meant
+MISSPELT_KEYS = [
+    ("AvailabilityZoneID", "AvailabilityZoneId"),
+    ("AvailabilityZoneld", "AvailabilityZoneId"),  # a small L
+    ("AvailabiltyZoneId", "AvailabilityZoneId"),
+    ("AvailabilityZoneIds", "AvailabilityZoneId"),
+    ("availabilityZoneId", "AvailabilityZoneId"),
+    ("availability_zone_id", "AvailabilityZoneId"),
+    ("Availability Zone", "AvailabilityZone"),
+    ("availabilityzone", "AvailabilityZone"),
+    ("AvailabilityZones", "AvailabilityZone"),
+    ("AvalibilityZone", "AvailabilityZone"),
+    ("CIDRblock", "CIDRBlock"),
+    ("cidrBlock", "CIDRBlock"),
+    ("CIDR_Block", "CIDRBlock"),
+    ("CIDRBlocks", "CIDRBlock"),
+    ("CdirBlock", "CIDRBlock"),
+    ("NodeLabel", "NodeLabels"),
+    ("Nodelabels", "NodeLabels"),
+    ("node-labels", "NodeLabels"),
+    ("NodeLables", "NodeLabels"),
+]
+
+# "Subnet" in the EC2 API reference, without the keys that are read.
+AWS_KEYS = """
+    AssignIpv6AddressOnCreation AvailableIpAddressCount BlockPublicAccessStates
+    CustomerOwnedIpv4Pool DefaultForAz EnableDns64 EnableLniAtDeviceIndex
+    Ipv6CidrBlockAssociationSet Ipv6Native MapCustomerOwnedIpOnLaunch MapPublicIpOnLaunch
+    NetworkFirewallConnectivityType OutpostArn OwnerId PrivateDnsNameOptionsOnLaunch State
+    SubnetArn SubnetId Tags Type VpcId
+"""
+
+# What else somebody may note down, and other answers of AWS have.
+OTHER_KEYS = """
+    AZ Account AvailabilityZoneMessage AvailabilityZoneName AvailabilityZoneType Block Cidr
+    CidrBlockAssociationSet CidrBlockState Comment Description Ipv6CidrBlock Labels Name Node
+    NodeLabelsNote Region RouteTableId VpcName Zone ZoneId
+"""
+
+# JSON in which a key is given twice, the key, and the line of the value that it is in
+GIVEN_TWICE = [
+    (
+        '[{"CIDRBlock": "10.0.0.0/8", "AvailabilityZone": "a", "CIDRBlock": "10.0.0.0/9"}]',
+        "CIDRBlock",
+        1,
+    ),
+    (
+        '[{"CIDRBlock": "10.0.0.0/8", "AvailabilityZone": "a",\n"AvailabilityZone": "a"}]',
+        "AvailabilityZone",
+        1,
+    ),
+    ('[\n\n{"a": 1,\n"a": 1}]', "a", 3),
+    ('[\n{"CIDRBlock": "10.0.0.0/8", "NodeLabels": {"b": "1", "a": "1", "a": "2"}}]', "a", 2),
+    ('{"Subnets": [\n{"Tags": [{"Key": "a", "Key": "a"}]}]}', "Key", 2),
+    ('{"Subnets": [],\n"Subnets": []}', "Subnets", 2),
+    ('{"Subnets": [], "Note": 1,\n"Other": 2, "Note": 1}', "Note", 2),
+    ('[]\n{"Subnets": [], "NextToken": null, "NextToken": null}', "NextToken", 2),
+]
+
+# Answers of which a page is missing, and answers that only look so.
+PAGES = ['{"NextToken": "a", "Subnets": [%s]}', '{"Subnets": [%s], "NextToken": "a"}']
+LAST_PAGES = ['{"NextToken": null, "Subnets": [%s]}', '{"Subnets": [%s], "NextToken": ""}']
 
 VALID_VALUES = ["a", "A", "0", "a_b.c-D", "eu-central-1b", "a" * 63]
 
@@ -112,9 +217,28 @@ BAD_KEYS = [
 BAD_DOCUMENTS = ["null", "true", "5", '"10.0.0.0/8"', "NaN", "{}", '{"Subnets": null}']
 BAD_DOCUMENTS += ['{"Subnets": {}}', '{"subnets": []}']
 
-EMPTY_DOCUMENTS = ["", " \n", "[]", "[] []", '{"Subnets": []}', '[]\n{"Subnets": []}']
+EMPTY_DOCUMENTS = ["", " \n", "[]", "[] []", '{"Subnets": []}', '[]\n{"Subnets": [ ]}']
 
-MALFORMED_DOCUMENTS = ["[", "]", "[{]", "[] x", "[1,]", "{'Subnets': []}", "[{}", "\0"]
+# What is no JSON; "^" is where that shows, and %s an entry.
+MALFORMED_DOCUMENTS = [
+    "[^",
+    "^]",
+    "[{^]",
+    "[] ^x",
+    "[%s,^]",
+    "[%s ^%s]",
+    "[\n%s,\n  %s\n^",
+    "[^,%s]",
+    "[%s^}",
+    "{^'Subnets': []}",
+    '{"Subnets": [%s]^',
+    '{"Subnets": [%s]^]',
+    '{"Subnets" ^[%s]}',
+    '{"Subnets": [%s],^}',
+    '{"Subnets":\n[%s, ^x]}',
+    "^\0",
+    "[^\u00a0%s]",
+]
 
 # An entry of a list for each of these: each lies in the next, in several orders.
 NESTED = ["10.1.2.3/32", "10.1.2.0/24", "10.1.0.0/16", "10.0.0.0/8", "0.0.0.0/0"]
@@ -142,10 +266,10 @@ def entry(cidr: object, zone: object = "zone-a", **more: object) -> dict[str, ob
     return {"CIDRBlock": cidr, "AvailabilityZone": zone} | more
 
 
-def problems(*documents: object) -> list[str]:
+def problems(*documents: object, node_label: str = ZONE) -> list[str]:
     """What is wrong with them; nothing if they are fine."""
     try:
-        load(*documents)
+        load(*documents, node_label=node_label)
     except InvalidSubnets as error:
         return error.problems
     return []
@@ -157,6 +281,14 @@ def text_problems(text: str) -> list[str]:
     except InvalidSubnets as error:
         return error.problems
     return []
+
+
+def messages(*documents: object, node_label: str = ZONE) -> list[str]:
+    """What is wrong with them, or what is warned of."""
+    try:
+        return list(load(*documents, node_label=node_label).warnings)
+    except InvalidSubnets as error:
+        return error.problems
 
 
 def found(table: SubnetTable, address: str) -> str | None:
@@ -212,6 +344,54 @@ class ProblemTest(unittest.TestCase):
         for raw in (None, 5, NAN, "10.0.0.0/8", ["10.0.0.0/8", "zone-a"]):
             self.assert_refused(raw, f"expected an object, not {raw!r}")
 
+    def test_a_second_list_pasted_into_the_first(self) -> None:
+        for raw in ([], [GOOD], [GOOD, GOOD]):
+            self.assert_refused(raw, "expected an object, not [", "make one list of both")
+        ((single,)) = problems([{"a": 1}, 5])[-1:]
+        self.assertNotIn("list", single)
+
+    def test_two_cidrs_that_are_not_the_same(self) -> None:
+        for one, other, why in TWO_CIDRS:
+            self.assert_refused(entry(one, CidrBlock=other), why)
+        self.assertEqual(problems([entry("10.0.0.0/8", CidrBlock="10.0.0.0/8")]), [])
+
+    def test_misspelt_keys(self) -> None:
+        for key, meant in MISSPELT_KEYS:
+            self.assert_refused(GOOD | {key: "a"}, f"no key {key!r}; {meant} is close to it")
+
+    def test_a_misspelt_key_is_named_beside_what_is_missing(self) -> None:
+        named = problems([{"CIDRblock": "10.0.0.0/8", "AvailabilityZoneID": "a"}])
+        self.assertEqual(len(named), 4, named)
+
+    def test_other_keys_are_no_problem(self) -> None:
+        for key in (*AWS_KEYS.split(), *OTHER_KEYS.split(), "", "x" * 5000):
+            with self.subTest(key[:50]):
+                self.assertEqual(problems([GOOD | {key: "a"}]), [])
+        self.assertEqual(problems([GOOD | {5: "a"}]), [])
+
+    def test_a_key_given_twice(self) -> None:
+        for text, key, line in GIVEN_TWICE:
+            with self.subTest(text):
+                problem = text_problems(text)[-1]
+                self.assertIn(f"the key {key!r} is given twice in one object: line {line}", problem)
+
+    def test_a_page_is_missing(self) -> None:
+        good = json.dumps(GOOD)
+        for text in PAGES:
+            with self.subTest(text):
+                (problem,) = text_problems(text % good)
+                self.assertIn("NextToken: the pages that follow are missing", problem)
+                self.assertEqual(problems(json.loads(text % good)), [problem])
+                self.assertEqual(len(text_problems(good.join(["[", "]"]) + text % good)), 1)
+        for text in LAST_PAGES:
+            self.assertEqual(text_problems(text % good), [])
+
+    def test_no_more_problems_are_listed_than_can_be_read(self) -> None:
+        self.assertEqual(len(problems([5] * MAX_SENTENCES)), MAX_SENTENCES)
+        named = problems([5] * (MAX_SENTENCES + 5))
+        self.assertEqual(len(named), MAX_SENTENCES + 1)
+        self.assertEqual(named[-1], "and further problems")
+
     def test_valid_values_and_keys(self) -> None:
         for value in VALID_VALUES:
             with self.subTest(value):
@@ -237,19 +417,30 @@ class ProblemTest(unittest.TestCase):
     def test_problems_of_several_documents_name_the_document(self) -> None:
         named = problems([GOOD], {"Subnets": [GOOD, 5]}, "x")
         self.assertEqual(len(named), 2)
-        self.assertIn("document 2, entry 1: ", named[0])
-        self.assertIn("document 3, ", named[1])
+        self.assertTrue(named[0].startswith("document 2, entry 1: "), named)
+        self.assertTrue(named[1].startswith("document 3, expected a list"), named)
+        self.assertEqual(
+            text_problems(json.dumps([GOOD]) + json.dumps({"Subnets": [GOOD, 5]}) + '"x"'), named
+        )
 
     def test_documents_that_are_no_table(self) -> None:
         for texts, why in (
             (BAD_DOCUMENTS, "expected a list of subnets"),
             (EMPTY_DOCUMENTS, "the list of subnets is empty"),
-            (MALFORMED_DOCUMENTS, "not JSON"),
         ):
             for text in texts:
                 with self.subTest(text):
                     (problem,) = text_problems(text)
                     self.assertIn(why, problem)
+
+    def test_documents_that_are_no_json(self) -> None:
+        good = json.dumps(GOOD)
+        for template in MALFORMED_DOCUMENTS:
+            before, after = template.replace("%s", good).split("^")
+            line, column = before.count("\n") + 1, len(before.split("\n")[-1]) + 1
+            with self.subTest(template):
+                (problem,) = text_problems(before + after)
+                self.assertRegex(problem, f"^not JSON: .*: line {line}, column {column}$")
 
     def test_deep_nesting_is_a_problem_and_no_crash(self) -> None:
         for depth in (*range(900, 1010), 5000, 100_000):
@@ -281,8 +472,14 @@ class ProblemTest(unittest.TestCase):
         for text in ("10.0.0.0/24", *map(str, [*one.values(), *other.values()])):
             with self.subTest(text):
                 self.assertIn(text, problem)
-        self.assertIn("document 1, entry 0", problem)
-        self.assertIn("document 2, entry 1", problem)
+        self.assertIn(", entry 0, 'vpc-1'", problem)
+        self.assertIn(", document 2, entry 1, 'vpc-2'", problem)
+
+    def test_the_entry_that_a_block_was_in_first_is_named(self) -> None:
+        others = [entry(f"10.{n}.0.0/16") for n in range(5)]
+        repeated = [*others, others[2], entry("10.0.0.0/8"), entry("10.9.0.0/16")]
+        (problem,) = problems([*repeated, GOOD, entry("10.9.0.0/16", "zone-b")])
+        self.assertIn("10.9.0.0/16 is in zone zone-a, entry 7, and in", problem)
 
     def test_one_block_in_two_zones_without_vpcs_and_ids(self) -> None:
         (problem,) = problems([entry("10.0.0.0/24", "dc-1"), GOOD, entry("10.0.0.0/24", "dc-2")])
@@ -303,13 +500,111 @@ class ProblemTest(unittest.TestCase):
                 self.assertIn("entry 1: 10.0.0.0/24 has other NodeLabels", problem)
 
 
-class FormTest(unittest.TestCase):
-    def test_a_shared_subnet_with_a_name_for_each_account_is_a_problem(self) -> None:
-        one = entry("10.0.0.0/24", "us-1a", id="az1")
-        (problem,) = problems([one, one | {"AvailabilityZone": "us-1b"}])
-        self.assertIn("10.0.0.0/24 is in zone us-1a (az1)", problem)
-        self.assertIn("in zone us-1b (az1)", problem)
+# Zone and id of two entries for one block, and what becomes of them by the zone's name and by
+# its id: zone and id, or None where they contradict each other.
+Zone = tuple[str, str | None]
+ONE_BLOCK: list[tuple[Zone, Zone, Zone | None, Zone | None]] = [
+    (("a", None), ("a", None), ("a", None), ("a", None)),
+    (("a", "1"), ("a", "1"), ("a", "1"), ("a", "1")),
+    (("a", "1"), ("a", None), ("a", "1"), ("a", "1")),
+    (("a", None), ("a", "1"), ("a", "1"), ("a", "1")),
+    (("a", "1"), ("a", "2"), None, None),
+    (("a", "1"), ("b", "1"), None, ("a", "1")),
+    (("b", "1"), ("a", "1"), None, ("b", "1")),
+    (("a", "1"), ("b", "2"), None, None),
+    (("a", None), ("b", None), None, None),
+    (("a", "1"), ("b", None), None, None),
+    (("a", None), ("b", "1"), None, None),
+]
 
+# Zones of a table, and those that it has by its ids.
+COMPLETED: list[tuple[list[Zone], list[Zone]]] = [
+    ([("a", None), ("a", None)], [("a", None), ("a", None)]),
+    ([("a", "1"), ("a", None)], [("a", "1"), ("a", "1")]),
+    ([("a", None), ("a", "1"), ("a", None)], [("a", "1"), ("a", "1"), ("a", "1")]),
+    ([("a", "1"), ("b", None)], [("a", "1"), ("b", None)]),
+    ([("a", "1"), ("a", "2"), ("a", None)], [("a", "1"), ("a", "2"), ("a", None)]),
+    ([("a", "1"), ("b", "1"), ("a", None)], [("a", "1"), ("b", "1"), ("a", None)]),
+    ([("a", "1"), ("b", "2"), ("b", None)], [("a", "1"), ("b", "2"), ("b", "2")]),
+]
+
+
+def zones_of(table: SubnetTable) -> list[Zone]:
+    return [(subnet.zone, subnet.zone_id) for subnet in table]
+
+
+class ZoneIdTest(unittest.TestCase):
+    def assert_merged(self, label: str, one: Zone, other: Zone, merged: Zone | None) -> None:
+        same = [entry("10.0.0.0/24", zone, id=zone_id) for zone, zone_id in (one, other)]
+        for documents in ([same], [[same[0]], [same[1]]], [[GOOD, *same, *same]]):
+            with self.subTest(label, documents=documents):
+                if merged is None:
+                    self.assertIn(
+                        "10.0.0.0/24 is in zone", problems(*documents, node_label=label)[0]
+                    )
+                else:
+                    table = load(*documents, node_label=label)
+                    self.assertEqual(zones_of(table)[0], merged)
+
+    def test_two_entries_for_one_block(self) -> None:
+        for one, other, by_name, by_id in ONE_BLOCK:
+            self.assert_merged(ZONE, one, other, by_name)
+            self.assert_merged(ZONE_ID, one, other, by_id)
+
+    def test_labels_count_where_names_do_not(self) -> None:
+        one = entry("10.0.0.0/24", "a", id="1", NodeLabels={"rack": "r1"})
+        other = one | {"AvailabilityZone": "b", "NodeLabels": {"rack": "r2"}}
+        (problem,) = problems([one, other], node_label=ZONE_ID)
+        self.assertIn("other NodeLabels", problem)
+
+    def test_a_name_for_each_account_is_a_problem_that_says_what_helps(self) -> None:
+        one = entry("10.0.0.0/24", "us-1a", id="az1", OwnerId="111111111111")
+        (problem,) = problems([one], [one | {"AvailabilityZone": "us-1b"}])
+        for text in ("in zone us-1a (az1)", "in zone us-1b (az1)", f"={ZONE_ID}", "--node-label"):
+            self.assertIn(text, problem)
+        (unrelated,) = problems([one], [one | {"AvailabilityZoneId": "az2"}])
+        self.assertNotIn(ZONE_ID, unrelated)
+
+    def test_ids_are_completed_only_where_they_count(self) -> None:
+        for zones, by_id in COMPLETED:
+            entries = [entry(f"10.{n}.0.0/16", z, id=i) for n, (z, i) in enumerate(zones)]
+            with self.subTest(zones):
+                self.assertEqual(zones_of(load(entries)), zones)
+                self.assertEqual(zones_of(load(entries, node_label=ZONE_ID)), by_id)
+
+    def test_labels_are_kept_when_an_id_is_completed(self) -> None:
+        racks = [entry(f"10.{n}.0.0/16", "a", NodeLabels={"rack": f"r{n}"}) for n in range(2)]
+        table = load([*racks, entry("10.9.0.0/16", "a", id="1")], node_label=ZONE_ID)
+        self.assertEqual(
+            list(table)[:2],
+            [Subnet(f"10.{n}.0.0/16", "a", "1", (("rack", f"r{n}"),)) for n in range(2)],
+        )
+
+    def test_what_still_lacks_an_id_is_a_warning(self) -> None:
+        for zones, by_id in COMPLETED:
+            entries = [entry(f"10.{n}.0.0/16", z, id=i) for n, (z, i) in enumerate(zones)]
+            lacking = {zone for zone, zone_id in by_id if zone_id is None}
+            warnings = load(entries, node_label=ZONE_ID).warnings
+            with self.subTest(zones):
+                if lacking and any(zone_id for _, zone_id in by_id):
+                    (warning,) = warnings
+                    self.assertIn(f"no AvailabilityZoneId for {', '.join(lacking)}, b", warning)
+                else:
+                    self.assertEqual(warnings, ())
+
+    def test_many_zones_are_not_all_listed(self) -> None:
+        entries = [entry(f"10.{n}.0.0/16", f"zone-{n:02}") for n in range(20)]
+        (warning,) = messages([*entries, entry("10.9.0.0/24", "a", id="1")], node_label=ZONE_ID)
+        self.assertIn("zone-00, zone-01", warning)
+        self.assertIn("zone-15 and 4 more", warning)
+
+    def test_the_table_knows_its_zones(self) -> None:
+        shared = [entry("10.0.0.0/24", "a", id="1"), entry("10.0.0.0/24", "other", id="1")]
+        table = load([*shared, GOOD, entry("10.0.1.0/24", "b", id="2")], node_label=ZONE_ID)
+        self.assertEqual(table.zones, {"a", "1", "b", "2", "zone-a"})
+
+
+class FormTest(unittest.TestCase):
     FORMS = (
         '[{"CIDRBlock": "10.0.0.0/8", "AvailabilityZone": "a", "AvailabilityZoneId": "i"}]',
         '[{"CidrBlock": "10.0.0.0/8", "AvailabilityZone": "a", "AvailabilityZoneId": "i"}]',
@@ -338,8 +633,8 @@ class FormTest(unittest.TestCase):
         self.assertEqual(subnet.node_labels(ZONE_ID), (*labels.items(), (ZONE_ID, "i")))
 
     def test_exact_repeats_are_one_subnet(self) -> None:
-        table = load([*SUBNETS_DATA, *SUBNETS_DATA], SUBNETS_DATA)
-        self.assertEqual((len(table), len(list(table))), (6, 6))
+        table = load([*EXAMPLE, *EXAMPLE], EXAMPLE)
+        self.assertEqual((len(table), len(list(table))), (3, 3))
         self.assertEqual(table.warnings, ())
 
     def test_the_table_is_sorted_by_address_an_enclosing_subnet_first(self) -> None:
@@ -357,8 +652,9 @@ class WarningTest(unittest.TestCase):
             self.assertIn(text, warning)
         return table
 
-    def test_the_shipped_table_needs_none(self) -> None:
-        self.assertEqual(load(SUBNETS_DATA).warnings, ())
+    def test_a_good_table_needs_none(self) -> None:
+        for label in (ZONE, ZONE_ID):
+            self.assertEqual(load(EXAMPLE, node_label=label).warnings, ())
 
     def test_one_id_under_several_names(self) -> None:
         one, other = (
@@ -384,6 +680,22 @@ class WarningTest(unittest.TestCase):
         for n in range(3):
             names = ", ".join(sorted([f"us-1{n}", f"us-1{(n - 1) % 3}"]))
             self.assertIn(f"zone id az{n} has several names: {names}.", "\n".join(warnings))
+
+    def test_who_uses_ids_is_not_told_of_shuffled_names(self) -> None:
+        one = [entry(f"10.0.{n}.0/24", f"us-1{n}", id=f"az{n}") for n in range(3)]
+        other = [entry(f"10.1.{n}.0/24", f"us-1{n}", id=f"az{(n + 1) % 3}") for n in range(3)]
+        self.assertEqual(len(messages(one, other)), 6)
+        self.assertEqual(messages(one, other, node_label=ZONE_ID), [])
+
+    def test_no_more_warnings_are_listed_than_can_be_read(self) -> None:
+        ipv6_only = [{"SubnetId": f"subnet-{n}", "CidrBlock": None} for n in range(MAX_SENTENCES)]
+        self.assertEqual(len(messages([GOOD, *ipv6_only])), MAX_SENTENCES)
+        outer = entry("10.0.0.0/8", "a", id="az1", VpcId="vpc-1")
+        inner = [entry(f"10.0.0.{n}/32", "b", id="az1", VpcId="vpc-2") for n in range(250)]
+        warnings = messages([*ipv6_only[:5], outer, *inner])
+        self.assertEqual(len(warnings), MAX_SENTENCES + 1)
+        self.assertIn("zone id az1 has several names", warnings[0])  # what matters comes first
+        self.assertEqual(warnings[-1], "and further warnings")
 
     def test_zones_without_ids_are_not_shuffled(self) -> None:
         table = load([entry("10.0.0.0/24", "a"), entry("10.1.0.0/24", "a", id="i")])
@@ -447,25 +759,32 @@ class Counting(dict[Any, Any]):
         return super().get(key, default)
 
 
-def random_blocks(count: int, seed: int) -> dict[Block, Subnet]:
+def random_blocks(count: int, seed: int) -> set[Block]:
     """That many subnets of all sizes in 10.0.0.0/8, many of them inside others."""
     numbers = random.Random(seed)
-    blocks: dict[Block, Subnet] = {}
+    blocks: set[Block] = set()
     while len(blocks) < count:
         length = numbers.randint(9, 32)
-        address = 10 << 24 | numbers.getrandbits(24) >> 32 - length << 32 - length
-        blocks[address, length] = Subnet(f"{address:08x}/{length}", "zone-a")
+        blocks.add((10 << 24 | numbers.getrandbits(24) >> 32 - length << 32 - length, length))
     return blocks
 
 
-def scan(blocks: dict[Block, Subnet], address: int) -> str | None:
+def table_of(blocks: Iterable[Block]) -> SubnetTable:
+    levels: dict[int, Level] = {}
+    for address, length in blocks:
+        levels.setdefault(length, {})[address] = Place("zone-a")
+    return SubnetTable(levels)
+
+
+def scan(blocks: set[Block], address: int) -> str | None:
     """The most specific subnet of the address, found by looking at every one."""
     holding = [
-        (length, subnet.cidr)
-        for (network, length), subnet in blocks.items()
-        if (address ^ network) >> 32 - length == 0
+        (length, network) for network, length in blocks if (address ^ network) >> 32 - length == 0
     ]
-    return max(holding)[1] if holding else None
+    if not holding:
+        return None
+    length, network = max(holding)
+    return f"{IPv4Address(network)}/{length}"
 
 
 class MatchTest(unittest.TestCase):
@@ -477,14 +796,23 @@ class MatchTest(unittest.TestCase):
             )
 
     def test_an_address_outside_is_in_no_subnet(self) -> None:
-        table = load(SUBNETS_DATA)
-        for address in ("0.0.0.0", "192.167.255.255", "192.168.192.0", "255.255.255.255"):
+        table = load(EXAMPLE)
+        for address in ("0.0.0.0", "192.167.255.255", "192.168.96.0", "255.255.255.255"):
             self.assertIsNone(found(table, address))
-        self.assertEqual(found(table, "192.168.191.255"), "192.168.160.0/19")
+        self.assertEqual(found(table, "192.168.95.255"), "192.168.64.0/19")
+
+    def test_a_subnet_is_made_when_it_is_found_and_kept(self) -> None:
+        table = load(EXAMPLE)
+        before = list(table)
+        address = IPv4Address("192.168.40.1")
+        subnet = table.match(address)
+        self.assertEqual(subnet, Subnet("192.168.32.0/19", "zone-a", "az2"))
+        self.assertIs(table.match(address), subnet)
+        self.assertEqual(list(table), before)
 
     def test_many_subnets_are_matched_as_a_scan_would(self) -> None:
         blocks = random_blocks(100_000, seed=1)
-        table = SubnetTable(blocks)
+        table = table_of(blocks)
         self.assertEqual(len(table), 100_000)
         numbers = random.Random(2)
         for _ in range(20):
@@ -495,7 +823,7 @@ class MatchTest(unittest.TestCase):
         for count in (6, 10_000):
             blocks = random_blocks(count, seed=3)
             lengths = len({length for _, length in blocks})
-            table = SubnetTable(blocks)
+            table = table_of(blocks)
             table._levels = [(mask, Counting(level)) for mask, level in table._levels]
             for address in ("10.1.2.3", "10.128.0.0", "11.0.0.0"):
                 with self.subTest(count=count, address=address):
@@ -504,23 +832,255 @@ class MatchTest(unittest.TestCase):
                     self.assertIn(Counting.probes, range(1, lengths + 1))
 
 
-# What `python subnets.py` refuses, and what it says of it.
+# Texts to be read in pieces of all sizes.
+TEXTS = [
+    *FormTest.FORMS,
+    "\n".join(FormTest.FORMS),
+    json.dumps([GOOD, entry("10.0.0.0/8", "z\u00f6ne", Note="\U0001f40d")], ensure_ascii=False),
+    f' {{"Note" : [1, {{"a": "b"}}],\r\n "Subnets" : [ ] , "Next" : null }} [{json.dumps(GOOD)}]',
+    *(text.replace("^", "").replace("%s", json.dumps(GOOD)) for text in MALFORMED_DOCUMENTS),
+    *(text for text, _, _ in GIVEN_TWICE),
+]
+
+
+def said_of(text: str) -> list[object]:
+    """The subnets in a text, or else what is wrong with it."""
+    try:
+        return list(parse(text))
+    except InvalidSubnets as error:
+        return list(error.problems)
+
+
+def described(number: int) -> str:
+    """A subnet in AWS's own words."""
+    said = {key: f"{key} of subnet number {number}" for key in AWS_KEYS.split()}
+    cidr, zone = f"10.{number >> 8 & 255}.{number & 255}.0/24", f"zone-{number % 3}"
+    return json.dumps(
+        {"CidrBlock": cidr, "AvailabilityZone": zone, **said, "OwnerId": None, "VpcId": None}
+    )
+
+
+class ReadingTest(unittest.TestCase):
+    def test_the_pieces_make_no_difference(self) -> None:
+        for text in TEXTS:
+            whole = said_of(text)
+            for size, longest in product((1, 2, 3, 7, 64, 1000), (400, 1000)):
+                with (
+                    self.subTest(text, size=size, longest=longest),
+                    mock.patch.multiple(subnets, CHUNK_SIZE=size, MAX_VALUE_SIZE=longest),
+                ):
+                    self.assertEqual(said_of(text), whole)
+
+    def test_several_texts_are_one_table(self) -> None:
+        texts = [json.dumps([each]) for each in EXAMPLE]
+        self.assertEqual(list(parse(*texts)), list(load(EXAMPLE)))
+        with self.assertRaisesRegex(InvalidSubnets, "empty"):
+            parse()
+
+    def test_a_value_that_is_too_long(self) -> None:
+        long = json.dumps([[]] * 1000)
+        with mock.patch.multiple(subnets, CHUNK_SIZE=100, MAX_VALUE_SIZE=500):
+            for text, column in ((f'{{"Note": {long}}}', 10), (f"[{long}]", 2), (f"[\n{long}]", 1)):
+                with self.subTest(text[:10]):
+                    (problem,) = text_problems(text)
+                    self.assertRegex(problem, f"^not JSON: longer than 500: .*column {column}$")
+
+    def test_a_text_is_decoded_an_entry_at_a_time(self) -> None:
+        """So that other threads, which answer lookups, need not wait for all of it."""
+        ends: list[int] = []
+        decode = subnets._decode
+
+        def noted(text: str, position: int) -> tuple[object, int]:
+            value, end = decode(text, position)
+            ends.append(end - position)
+            return value, end
+
+        entries = ",".join(map(described, range(500)))
+        for text in (f"[{entries}]", f'{{"Subnets": [{entries}]}}'):
+            ends.clear()
+            with mock.patch("subnets._decode", noted):
+                self.assertEqual(len(parse(text)), 500)
+            self.assertLessEqual(max(ends), len(described(499)))
+
+    def test_a_file_takes_no_more_memory_than_its_table(self) -> None:
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        path = Path(folder) / "subnets.json"
+        path.write_text('{"Subnets": [' + ",\n".join(map(described, range(5000))) + "]}")
+        with mock.patch.multiple(subnets, CHUNK_SIZE=65536, MAX_VALUE_SIZE=32768):
+            tracemalloc.start()
+            try:
+                table = read_files([str(path)])
+                after, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+        self.assertEqual(len(table), 5000)
+        self.assertGreater(path.stat().st_size, 5_000_000)
+        self.assertLess(peak, 2_000_000)
+        self.assertLess(after, 200 * 5000)
+
+
+def compressed(*parts: bytes) -> bytes:
+    return b"".join(map(gzip.compress, parts))
+
+
+def spoilt(data: bytes, index: int) -> bytes:
+    """The data with one byte changed."""
+    changed = bytearray(data)
+    changed[index] ^= 0xFF
+    return bytes(changed)
+
+
+PLAIN = json.dumps(EXAMPLE).encode()
+
+# What a file may hold instead of PLAIN.
+SAME_FILES = [
+    PLAIN,
+    b"\xef\xbb\xbf" + PLAIN,
+    compressed(PLAIN),
+    compressed(b"\xef\xbb\xbf" + PLAIN),
+    compressed(PLAIN[:50], PLAIN[50:]),
+    compressed(PLAIN, PLAIN),
+]
+
+# What cannot be read, and what is said of it.
+BAD_FILES = [
+    (b"", "the list of subnets is empty"),
+    (b"\xff\xfe[\x00]\x00", "not UTF-8: byte 0xff"),  # as PowerShell writes it
+    (b'[{"AvailabilityZone": "z\xf6ne"}]', "not UTF-8: byte 0xf6"),
+    (b"[] \xe2\x82", "not UTF-8: byte 0xe2"),
+    (compressed(b"[] \xf6"), "not UTF-8: byte 0xf6"),
+    (compressed(b""), "the list of subnets is empty"),
+    (compressed(PLAIN)[:-1], "cannot be read: Compressed file ended"),
+    (compressed(PLAIN)[:30], "cannot be read: Compressed file ended"),
+    (b"\x1f\x8b", "cannot be read: "),
+    (b"\x1f\x8b" + PLAIN, "cannot be read: "),
+    (spoilt(compressed(PLAIN), -5), "cannot be read: "),
+    (spoilt(compressed(PLAIN), 12), "cannot be read: "),
+    (compressed(PLAIN) + b"garbage", "cannot be read: "),
+    (b"[", "not JSON: "),
+    (compressed(b"["), "not JSON: "),
+]
+
+
+class FilesTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def file(self, content: bytes, name: str = "subnets.json") -> str:
+        path = self.folder / name
+        path.write_bytes(content)
+        return str(path)
+
+    def assert_refused(self, paths: list[str], *expected: str) -> None:
+        """A line begins with each of these, in their order."""
+        with self.assertRaises(InvalidSubnets) as caught:
+            read_files(paths)
+        problems = caught.exception.problems
+        self.assertEqual(len(problems), len(expected), problems)
+        for problem, beginning in zip(problems, expected, strict=True):
+            self.assertEqual(problem[: len(beginning)], beginning)
+
+    def test_plain_and_compressed_files(self) -> None:
+        for content, name in product(SAME_FILES, ("subnets.json", "subnets.json.gz")):
+            with self.subTest(content, name=name):
+                self.assertEqual(list(read_files([self.file(content, name)])), list(load(EXAMPLE)))
+
+    def test_files_that_cannot_be_read(self) -> None:
+        for content, why in BAD_FILES:
+            with self.subTest(content):
+                path = self.file(content)
+                self.assert_refused([path], f"{path}: {why}")
+
+    def test_files_that_cannot_be_opened(self) -> None:
+        folder, missing = str(self.folder), str(self.folder / "none.json")
+        self.assert_refused(
+            [folder, missing],
+            f"{folder}: cannot be read: Is a directory",
+            f"{missing}: cannot be read: No such file or directory",
+        )
+
+    def test_a_file_that_unpacks_to_too_much(self) -> None:
+        bomb = self.file(compressed(b" " * 100_000 + PLAIN))
+        self.assertEqual(len(read_files([bomb])), 3)
+        with mock.patch.multiple(subnets, CHUNK_SIZE=1000, MAX_FILE_SIZE=100_000):
+            self.assert_refused([bomb], f"{bomb}: longer than 100,000 bytes")
+        with mock.patch("subnets.MAX_FILE_SIZE", len(PLAIN)):
+            self.assertEqual(len(read_files([self.file(PLAIN)])), 3)
+        with mock.patch("subnets.MAX_FILE_SIZE", len(PLAIN) - 1):
+            path = self.file(PLAIN)
+            self.assert_refused([path], f"{path}: longer than {len(PLAIN) - 1:,} bytes")
+
+    def test_several_files_are_one_table(self) -> None:
+        paths = [self.file(json.dumps([e]).encode(), f"{n}.json") for n, e in enumerate(EXAMPLE)]
+        for order in permutations(paths):
+            self.assertEqual(list(read_files(order)), list(load(EXAMPLE)))
+
+    def test_what_is_said_begins_with_the_files_name(self) -> None:
+        one = self.file(json.dumps([entry("10.0.0.0/24", "a"), 5]).encode(), "1.json")
+        other = self.file(b"[] " + json.dumps([entry("10.0.0.0/24", "b")]).encode(), "2.json")
+        empty = self.file(b"[]", "3.json")
+        self.assert_refused(
+            [empty, one, other],
+            f"{one}: entry 1: expected an object",
+            f"{other}: document 2, entry 0: 10.0.0.0/24 is in zone a, {one}: entry 0, and in",
+        )
+        self.assert_refused([empty, empty], f"{empty}, {empty}: the list of subnets is empty")
+        (warning,) = read_files([self.file(b'[{"CidrBlock": null}]' + PLAIN)]).warnings
+        self.assertIn("subnets.json: entry 0: the subnet is IPv6-only", warning)
+
+    def test_the_label_counts(self) -> None:
+        path = self.file(json.dumps([entry("10.0.0.0/24", id="1"), GOOD]).encode())
+        self.assertEqual({s.zone_id for s in read_files([path])}, {"1", None})
+        self.assertEqual({s.zone_id for s in read_files([path], ZONE_ID)}, {"1"})
+
+
+# What `python3 subnets.py` refuses, and what it says of it.
 REFUSED_INPUTS = [
     (b"", "empty"),
     (b"[", "not JSON"),
-    (b"\xff\xfe[\x00]\x00", "not UTF-8"),  # as PowerShell writes it
-    (b'[{"AvailabilityZone": "z\xf6ne"}]', "not UTF-8"),
+    (b"\xff\xfe[\x00]\x00", "not UTF-8"),
     (b"[" * 100_000, "nested too deeply"),
     (b"[" + b"9" * 5000 + b"]", "digits"),
     (b"[NaN]", "nan"),
     (b"null", "None"),
 ]
 
+# What stands below SUBNETS_DATA, and whether it is a table that Python would pass over.
+BELOW_THE_TABLE = [
+    ("", False),
+    ("OTHER = [{}]\n", False),
+    ("print(end='')\n", False),
+    ("[]\n", True),
+    ('[\n    {"CIDRBlock": "10.0.0.0/8", "AvailabilityZone": "a"}\n]\n', True),
+    ('\n{"Subnets": []}\n', True),
+    ('OTHER = 1\n[{"CIDRBlock": null}]\n', True),
+]
+
 
 class PasteTest(unittest.TestCase):
-    """The outputs of `aws ec2 describe-subnets`, whole and with the README's --query."""
+    """What is pasted into subnets.py."""
 
-    def test_what_is_pasted_is_the_table(self) -> None:
+    def pasted(self, table: str, below: str = "") -> list[str]:
+        """The CIDRs of the table in a copy of the module, or what is wrong with it."""
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        before, _, rest = (ROOT / "subnets.py").read_text().partition("SUBNETS_DATA: Any = ")
+        after = rest.partition("# fmt: on\n")[2]
+        module = f"{before}SUBNETS_DATA: Any = {table}\n{below}# fmt: on\n{after}"
+        (folder / "subnets.py").write_text(module)
+        shutil.copy(ROOT / "errors.py", folder)
+        (folder / "ask.py").write_text(
+            "import subnets\n"
+            "try: print(*(subnet.cidr for subnet in subnets.pasted_table()), sep='\\n')\n"
+            "except subnets.InvalidSubnets as error: print(*error.problems, sep='\\n')\n"
+        )
+        run = subprocess.run(
+            [sys.executable, folder / "ask.py"], capture_output=True, text=True, timeout=DEADLINE
+        )
+        self.assertEqual(run.stderr, "")
+        return run.stdout.splitlines()
+
+    def test_what_aws_prints_is_the_table(self) -> None:
+        """Whole, and with the README's --query."""
         whole = (ROOT / "tests/examples/aws-one-account/subnets.json").read_text()
         picked = {"CIDRBlock": "CidrBlock", **{key: key for key in ZONE_KEYS}}
         query = json.dumps(
@@ -530,15 +1090,22 @@ class PasteTest(unittest.TestCase):
             ],
             indent=4,
         )
-        source = (ROOT / "subnets.py").read_text()
         for pasted in (whole, query):
-            module = re.sub(
-                r"(?<=\nSUBNETS_DATA: Any = )\[.*?\n\]", pasted, source, flags=re.DOTALL
-            )
-            namespace: dict[str, Any] = {"__name__": "pasted"}
-            exec(module, namespace)
             with self.subTest(pasted):
-                self.assertEqual(set(load(namespace["SUBNETS_DATA"])), set(parse(whole)))
+                self.assertEqual(self.pasted(pasted), [subnet.cidr for subnet in parse(whole)])
+
+    def test_a_second_list_below_the_first(self) -> None:
+        cidrs = [str(each["CIDRBlock"]) for each in EXAMPLE]
+        refused = ["SUBNETS_DATA: a second list stands below the first; make one list of both"]
+        flush = "[\n" + ",\n".join(map(json.dumps, EXAMPLE)) + "\n]"
+        for table, (below, is_refused) in product((repr(EXAMPLE), flush), BELOW_THE_TABLE):
+            with self.subTest(table=table, below=below):
+                self.assertEqual(self.pasted(table, below), refused if is_refused else cidrs)
+
+    def test_problems_name_the_table(self) -> None:
+        for table, why in (("[]", "the list of subnets is empty"), ("[5]", "entry 0: expected")):
+            (problem,) = self.pasted(table)
+            self.assertTrue(problem.startswith(f"SUBNETS_DATA: {why}"), problem)
 
 
 class CommandTest(unittest.TestCase):
@@ -583,7 +1150,8 @@ class CommandTest(unittest.TestCase):
         run = run_subnets(stdin=json.dumps(document).encode())
         self.assertEqual((run.status, run.output), (2, ""))
         self.assertEqual(
-            [each.split(":")[0] for each in run.errors], ["entry 0", "entry 2", "entry 3"]
+            [each.split(":")[:2] for each in run.errors],
+            [["standard input", f" entry {index}"] for index in (0, 2, 3)],
         )
 
     def test_refused_inputs(self) -> None:
@@ -599,7 +1167,7 @@ class CommandTest(unittest.TestCase):
             with self.subTest(why):
                 run = run_subnets(path)
                 self.assertEqual((run.status, run.output, len(run.errors)), (2, "", 1), run.errors)
-                self.assertIn(f"{path}: {why}", run.errors[0])
+                self.assertIn(f"{path}: cannot be read: {why}", run.errors[0])
 
     def test_a_reader_that_has_enough(self) -> None:
         table = "[" + ",".join(
@@ -624,7 +1192,176 @@ class CommandTest(unittest.TestCase):
             timeout=DEADLINE,
         )
         self.assertEqual((run.returncode, run.stdout), (2, ""))
-        self.assertEqual(len(run.stderr.splitlines()), 1, run.stderr)
+        self.assertEqual(run.stderr, "standard input: cannot be read: Bad file descriptor\n")
+
+    def test_several_files_are_merged(self) -> None:
+        files = [self.file(json.dumps([each]).encode()) for each in EXAMPLE]
+        run = run_subnets(*files[1:], "-", stdin=compressed(json.dumps(EXAMPLE[:1]).encode()))
+        self.assertEqual((run.status, run.errors), (0, []))
+        self.assertEqual(list(parse(run.output)), list(load(EXAMPLE)))
+
+    def test_every_file_with_a_problem_is_named(self) -> None:
+        paths = [self.file(b"["), self.file(PLAIN), self.file(b"[5]")]
+        run = run_subnets(*paths)
+        self.assertEqual((run.status, run.output, len(run.errors)), (2, "", 2))
+        for line, path in zip(run.errors, (paths[0], paths[2]), strict=True):
+            self.assertTrue(line.startswith(f"{path}: "), line)
+
+    def test_the_node_label(self) -> None:
+        """It does what NODE_LABEL does for the service."""
+        shared = entry("10.0.0.0/24", "us-1a", id="az1")
+        table = json.dumps([shared, shared | {"AvailabilityZone": "us-1b"}]).encode()
+        for arguments in ((), ("--node-label", ZONE)):
+            run = run_subnets(*arguments, stdin=table)
+            self.assertEqual((run.status, len(run.errors)), (2, 1))
+        run = run_subnets("--node-label", ZONE_ID, stdin=table)
+        self.assertEqual((run.status, run.errors), (0, []))
+        self.assertEqual(list(parse(run.output)), [Subnet("10.0.0.0/24", "us-1a", "az1")])
+        refused = run_subnets("--node-label", "zone", stdin=table)
+        self.assertEqual((refused.status, refused.output), (2, ""))
+
+    def test_help(self) -> None:
+        run = run_subnets("--help")
+        self.assertEqual((run.status, run.errors), (0, []))
+        for text in ("usage: python3 subnets.py", "FILE", ZONE, ZONE_ID, "standard input", "gzip"):
+            self.assertIn(text, " ".join(run.output.split()))
+
+
+@contextmanager
+def on_a_terminal() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """`python3 subnets.py` with a terminal for its standard input, and that terminal."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, str(ROOT / "subnets.py")]
+    try:
+        with subprocess.Popen(
+            command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            try:
+                yield process, ours
+            finally:
+                process.kill()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+class TerminalTest(unittest.TestCase):
+    def told(self, process: subprocess.Popen[bytes]) -> bytes:
+        """What it says before it reads."""
+        assert process.stderr
+        self.assertTrue(select.select([process.stderr], [], [], DEADLINE)[0], "nothing was said")
+        return process.stderr.readline()
+
+    def test_it_says_that_it_reads_standard_input(self) -> None:
+        with on_a_terminal() as (process, terminal):
+            self.assertIn(b"standard input", self.told(process))
+            os.write(terminal, PLAIN + b"\n\x04")
+            output, errors = process.communicate(timeout=DEADLINE)
+        self.assertEqual((process.returncode, errors), (0, b""))
+        self.assertEqual(list(parse(output.decode())), list(load(EXAMPLE)))
+
+    def test_an_interrupt_is_quiet(self) -> None:
+        with on_a_terminal() as (process, _):
+            self.told(process)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=DEADLINE)
+        self.assertEqual((process.returncode, output, errors), (130, b"", b""))
+
+
+ENTRIES = [entry(f"10.{n >> 8}.{n & 255}.0/24", f"zone-{n % 3}") for n in range(20_000)]
+
+
+class SizeTest(unittest.TestCase):
+    """A ConfigMap has its limit, and kubectl would say so late."""
+
+    def output(self, count: int) -> str:
+        lines = (f"    {json.dumps(each)}" for each in ENTRIES[:count])
+        return "[\n" + ",\n".join(lines) + "\n]\n"
+
+    def warnings(self, count: int, limit: int) -> list[str]:
+        with (
+            tempfile.NamedTemporaryFile("w") as file,
+            mock.patch("subnets.MAX_CONFIGMAP_SIZE", limit),
+            redirect_stdout(StringIO()) as output,
+            redirect_stderr(StringIO()) as errors,
+        ):
+            json.dump(ENTRIES[:count], file)
+            file.flush()
+            self.assertEqual(subnets.main([file.name]), 0)
+        self.assertEqual(output.getvalue(), self.output(count))
+        return errors.getvalue().splitlines()
+
+    def test_a_table_that_is_too_large(self) -> None:
+        size = len(self.output(1000))
+        packed = len(gzip.compress(self.output(1000).encode(), 9))
+        self.assertEqual(self.warnings(1000, limit=size), [])
+        for limit, fits in ((size - 1, True), (packed, True), (packed - 1, False)):
+            with self.subTest(limit):
+                (warning,) = self.warnings(1000, limit)
+                for text in ("warning: ", f"{size:,}", f"{limit:,}", f"{packed:,}", "gzip -9"):
+                    self.assertIn(text, warning)
+                self.assertEqual("subnets.json.gz" in warning, fits)
+
+    def test_the_limit_is_that_of_a_configmap(self) -> None:
+        self.assertEqual(MAX_CONFIGMAP_SIZE, 1 << 20)
+        run = run_subnets(stdin=json.dumps(ENTRIES).encode())
+        self.assertEqual(len(run.errors), 1)
+        self.assertIn(f"{len(run.output):,} bytes", run.errors[0])
+
+
+PROGRAMS = [path for path in ROOT.glob("*.py") if '__name__ == "__main__"' in path.read_text()]
+
+# Runs a program as if Python were of another version.
+DISGUISED = """
+import runpy, sys
+sys.version_info, sys.version = ({}, 0, "final", 0), "{}.0 (main)"
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+class OldPythonTest(unittest.TestCase):
+    def assert_said(self, *command: str) -> None:
+        """One line, which says what is needed."""
+        run = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+        self.assertEqual((run.returncode, run.stdout), (1, ""), run.stderr)
+        self.assertRegex(
+            run.stderr, r"^Python 3\.11 or newer is needed, and this is 3\.\d+\.\d+\n$"
+        )
+
+    def test_an_older_python_is_told_what_is_needed(self) -> None:
+        self.assertGreaterEqual(len(PROGRAMS), 2)
+        for program, version in product(PROGRAMS, ("3, 8", "3, 9", "3, 10")):
+            with self.subTest(program, version=version):
+                script = DISGUISED.format(version, version.replace(", ", "."))
+                self.assert_said(sys.executable, "-c", script, str(program))
+
+    def test_it_can_be_told(self) -> None:
+        """What a program imports up to the module that tells it, an older Python can compile."""
+        for program in PROGRAMS:
+            with self.subTest(program):
+                self.assertTrue(reaches_errors(program.stem))
+
+    def test_a_real_older_python(self) -> None:
+        versions = ("python3.8", "python3.9", "python3.10")
+        found = [path for path in map(shutil.which, versions) if path and runs(path)]
+        if not found:
+            self.skipTest("no python3.8, python3.9 or python3.10 is on PATH")
+        for python, program in product(found, PROGRAMS):
+            with self.subTest(python, program=program):
+                self.assert_said(python, str(program))
+
+
+def reaches_errors(module: str) -> bool:
+    """Whether the module imports `errors` sooner or later; `SyntaxError` if Python 3.8 does not."""
+    if module == "errors" or not (ROOT / f"{module}.py").exists():
+        return module == "errors"
+    tree = ast.parse((ROOT / f"{module}.py").read_text(), feature_version=(3, 8))
+    imports = (each.module for each in tree.body if isinstance(each, ast.ImportFrom))
+    return any(reaches_errors(each) for each in imports if each)
+
+
+def runs(python: str) -> bool:
+    return subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
 
 
 if __name__ == "__main__":
