@@ -6,11 +6,14 @@ from one thread, the event loop's, and so needs no lock.
 
 from __future__ import annotations
 
+import os
+import resource
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import accumulate
 
-__all__ = ["CONTENT_TYPE", "Counter", "Family", "Gauge", "Histogram", "render"]
+__all__ = ["CONTENT_TYPE", "Counter", "Family", "Gauge", "Histogram", "process", "render"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -43,8 +46,8 @@ class Family:
 
     type = "untyped"
 
-    def __init__(self, name: str, documentation: str) -> None:
-        self.name = f"{NAMESPACE}_{name}"
+    def __init__(self, name: str, documentation: str, namespace: str = f"{NAMESPACE}_") -> None:
+        self.name = f"{namespace}{name}"
         self.documentation = documentation
 
     def lines(self) -> Iterator[str]:
@@ -90,6 +93,19 @@ class Gauge(Family):
         yield f"{self.name}{_braces(self.labels)} {self.read()}"
 
 
+class Process(Family):
+    """Something of the process itself, by the name that Prometheus' own clients give it."""
+
+    def __init__(self, name: str, type: str, documentation: str, read: Callable[[], float]) -> None:
+        super().__init__(name, documentation, namespace="process_")
+        self.type = type
+        self.read = read
+
+    def samples(self) -> Iterator[str]:
+        with suppress(OSError):  # no /proc here
+            yield f"{self.name} {self.read()}"
+
+
 class Histogram(Family):
     """Counts observations, in seconds, by how long they took."""
 
@@ -110,6 +126,47 @@ class Histogram(Family):
             yield f'{self.name}_bucket{{le="{bound}"}} {count}'
         yield f"{self.name}_sum {self.sum}"
         yield f"{self.name}_count {sum(self.counts)}"
+
+
+def process() -> list[Family]:
+    """The metrics of the process that Prometheus' users expect.
+
+    https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics
+    """
+    return [
+        Process("cpu_seconds_total", "counter", "Processor time.", _processor_time),
+        Process("open_fds", "gauge", "Open file descriptors.", _open_descriptors),
+        Process("max_fds", "gauge", "The limit of open file descriptors.", _most_descriptors),
+        Process("resident_memory_bytes", "gauge", "Resident memory.", _resident_memory),
+        Process("start_time_seconds", "gauge", "Since when it runs, Unix time.", _start_time),
+    ]
+
+
+def _processor_time() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return round(usage.ru_utime + usage.ru_stime, 6)
+
+
+def _open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) - 1  # without that of the folder itself
+
+
+def _most_descriptors() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _resident_memory() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def _start_time() -> float:
+    """proc(5): field 22 of stat, in ticks since boot, and btime."""
+    with open("/proc/self/stat") as file:
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    with open("/proc/stat") as file:
+        boot = next(int(line.split()[1]) for line in file if line.startswith("btime "))
+    return boot + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _braces(labels: dict[str, str]) -> str:

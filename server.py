@@ -29,7 +29,7 @@ from urllib.parse import urlencode
 import log
 from connection import BACKLOG, ConnectionHandler, ConnectionServer
 from errors import NotFound, ServiceError, ShuttingDown, shown
-from metrics import CONTENT_TYPE, Counter, Family, Gauge, Histogram, render
+from metrics import CONTENT_TYPE, Counter, Family, Gauge, Histogram, process, render
 from placement import Answer, Placement, error_body, names_in, to_json
 from resolver import MAX_QUERIES, Resolver, Result, configure_c_library, parse_name
 from settings import (
@@ -165,12 +165,18 @@ class LookupServer(ConnectionServer):
             Gauge("open_connections", "Open connections.", lambda: len(self.connections)),
             Gauge("subnets", "Subnets in the table.", lambda: len(self.placement.table)),
             Gauge(
+                "example_table",
+                "Whether the table is the example that is shipped.",
+                lambda: int(self.placement.table.is_example),
+            ),
+            Gauge(
                 "build_info",
                 "The version that runs; always 1.",
                 lambda: 1,
                 version=__version__,
                 python=".".join(map(str, sys.version_info[:3])),
             ),
+            *process(),
         ]
 
     def find_at_once(self, names: Sequence[str]) -> dict[str, Result | None]:

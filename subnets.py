@@ -40,6 +40,9 @@ __all__ = [
     "read_files",
 ]
 
+# In place of these subnets, put yours. "Example" is no key of AWS's: it has the service warn of
+# a table that is not yours.
+#
 # JSON's words, so that the output of this command can be pasted below as it is:
 #   aws ec2 describe-subnets --output json --query 'Subnets[*].{CIDRBlock:CidrBlock,
 #       AvailabilityZone:AvailabilityZone, AvailabilityZoneId:AvailabilityZoneId}'
@@ -47,12 +50,12 @@ null, true, false = None, True, False
 
 # fmt: off
 SUBNETS_DATA: Any = [
-    {"CIDRBlock": "192.168.0.0/19", "AvailabilityZone": "eu-central-1b", "AvailabilityZoneId": "euc1-az3"},
-    {"CIDRBlock": "192.168.32.0/19", "AvailabilityZone": "eu-central-1a", "AvailabilityZoneId": "euc1-az2"},
-    {"CIDRBlock": "192.168.64.0/19", "AvailabilityZone": "eu-central-1c", "AvailabilityZoneId": "euc1-az1"},
-    {"CIDRBlock": "192.168.96.0/19", "AvailabilityZone": "eu-central-1b", "AvailabilityZoneId": "euc1-az3"},
-    {"CIDRBlock": "192.168.128.0/19", "AvailabilityZone": "eu-central-1a", "AvailabilityZoneId": "euc1-az2"},
-    {"CIDRBlock": "192.168.160.0/19", "AvailabilityZone": "eu-central-1c", "AvailabilityZoneId": "euc1-az1"},
+    {"CIDRBlock": "192.168.0.0/19", "AvailabilityZone": "eu-central-1b", "AvailabilityZoneId": "euc1-az3", "Example": true},
+    {"CIDRBlock": "192.168.32.0/19", "AvailabilityZone": "eu-central-1a", "AvailabilityZoneId": "euc1-az2", "Example": true},
+    {"CIDRBlock": "192.168.64.0/19", "AvailabilityZone": "eu-central-1c", "AvailabilityZoneId": "euc1-az1", "Example": true},
+    {"CIDRBlock": "192.168.96.0/19", "AvailabilityZone": "eu-central-1b", "AvailabilityZoneId": "euc1-az3", "Example": true},
+    {"CIDRBlock": "192.168.128.0/19", "AvailabilityZone": "eu-central-1a", "AvailabilityZoneId": "euc1-az2", "Example": true},
+    {"CIDRBlock": "192.168.160.0/19", "AvailabilityZone": "eu-central-1c", "AvailabilityZoneId": "euc1-az1", "Example": true},
 ]
 # fmt: on
 
@@ -100,6 +103,10 @@ MAX_CONFIGMAP_SIZE = 1024 * 1024
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
+_EXAMPLE = (
+    'the table has entries with the key "Example": it is the one that is shipped to try the '
+    "service with, and no Pod is placed right by it; put yours in its place"
+)
 _USE_IDS = f"NODE_LABEL={ZONE_ID_LABEL} (for python3 subnets.py: --node-label)"
 _HINT_SHUFFLED = (
     "AWS accounts can have different names for one zone, only its id is the same for all: "
@@ -169,14 +176,18 @@ class SubnetTable:
     `levels` has for each prefix length in use a dictionary, so a match costs at
     most 33 probes, whatever the number of subnets. It takes some 75 bytes a subnet:
     a `Subnet` is made when it is found for the first time. `zones` are the names and
-    ids of all zones; `warnings` holds sentences about what is usable but looks wrong.
+    ids of all zones; `warnings` holds sentences about what is usable but looks wrong;
+    `is_example` tells the table that is shipped, or one that has some of it left.
     """
 
-    def __init__(self, levels: Mapping[int, Level], warnings: Iterable[str] = ()) -> None:
+    def __init__(
+        self, levels: Mapping[int, Level], warnings: Iterable[str] = (), is_example: bool = False
+    ) -> None:
         self._levels = [
             (_netmask(length), levels[length]) for length in sorted(levels, reverse=True)
         ]
         self.warnings = tuple(warnings)
+        self.is_example = is_example
         found = {(s.zone, s.zone_id) for level in levels.values() for s in level.values()}
         self.zones = frozenset(text for pair in found for text in pair if text is not None)
 
@@ -464,6 +475,7 @@ class _Loader:
         self.origins: dict[object, _Origin] = {}
         self.problems: list[str] = []
         self.warnings: list[str] = []
+        self.is_example = False
         self.begin("")
 
     def begin(self, source: str) -> None:
@@ -538,6 +550,7 @@ class _Loader:
             subnet = shown(raw["SubnetId"]) if "SubnetId" in raw else "the subnet"
             self.add_warning(f"{where}: {subnet} is IPv6-only and is left out")
             return
+        self.is_example = self.is_example or "Example" in raw
         block, origin = _block(raw), self.origin(raw)
         is_fine = block and origin and not any(map(_meant, raw))
         problems = [] if is_fine else list(_problems(raw))
@@ -625,11 +638,12 @@ class _Loader:
             raise InvalidSubnets(self.problems)
         places = self.places()
         about_zones = (_without_id if self.by_id else _shuffled)(places.values())
-        warnings = chain(about_zones, self.warnings, self.overlaps())
+        example = [_EXAMPLE] if self.is_example else []
+        warnings = chain(example, about_zones, self.warnings, self.overlaps())
         listed = list(islice(warnings, MAX_SENTENCES + 1))
         if len(listed) > MAX_SENTENCES:
             listed[-1] = "and further warnings"
-        return SubnetTable(dict(self.finished_levels(places)), listed)
+        return SubnetTable(dict(self.finished_levels(places)), listed, self.is_example)
 
     def places(self) -> dict[Place, Place]:
         """What becomes of each place: with the zone-id label, those without an id are given one."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import re
+import resource
 import socket
 import string
+import time
 import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from urllib.parse import quote
 
 from metrics import DURATION_BUCKETS, Counter, Gauge, Histogram, render
 from server import __version__
-from tests.support import Client, FakeDNS, fake_dns, running, wait_until
+from tests.support import SUBNETS, Client, FakeDNS, fake_dns, running, wait_until
 
 PREFIX = "automatic_zone_placement_"
 
@@ -132,10 +134,9 @@ class FormatTest(unittest.TestCase):
         self.assertGreater(len(scraped), 9)
         for name, family in scraped.items():
             with self.subTest(name):
-                self.assertTrue(name.startswith(PREFIX))
+                self.assertTrue(name.startswith((PREFIX, "process_")))
                 self.assertTrue(family.help.endswith("."))
                 self.assertEqual(name.endswith("_total"), family.type == "counter")
-                self.assertEqual(name.endswith("_seconds"), family.type == "histogram")
                 self.assertTrue(family.samples or family.type == "counter")
 
     def test_label_values_are_escaped(self) -> None:
@@ -258,6 +259,28 @@ class MovementTest(unittest.TestCase):
             with client.connect():
                 wait_until(lambda: client.metric("open_connections") == 2)
             wait_until(lambda: client.metric("open_connections") == 1)
+
+    def test_whether_the_table_is_the_example(self) -> None:
+        for table, expected in ((SUBNETS, 0), ([SUBNETS[0] | {"Example": True}, SUBNETS[1]], 1)):
+            with running(table) as client:
+                self.assertEqual(client.metric("example_table"), expected)
+
+    def test_the_process(self) -> None:
+        with serving() as (client, _):
+            found = {
+                name: family.samples[0].value
+                for name, family in scrape(client).items()
+                if name.startswith("process_")
+            }
+            with client.connect(), client.connect():
+                wait_until(lambda: client.metric("open_connections") == 3)
+                more = scrape(client)["process_open_fds"].samples[0].value
+        self.assertEqual(more, found["process_open_fds"] + 4)  # both ends of two connections
+        self.assertGreater(found["process_resident_memory_bytes"], 10 * 2**20)
+        self.assertGreater(found["process_cpu_seconds_total"], 0)
+        self.assertLess(abs(found["process_start_time_seconds"] - time.time()), 3600)
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.assertEqual(found["process_max_fds"], soft)
 
     def test_what_runs(self) -> None:
         with serving() as (client, _):

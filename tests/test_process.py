@@ -39,7 +39,8 @@ SETTINGS = {each.name.upper() for each in fields(ServerSettings)}
 
 # The test's own environment, without what may be meant for another server.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in SETTINGS} | {
-    "PORT": "0"
+    "PORT": "0",
+    "SUBNETS_FILE": str(ROOT / "kyverno" / "tests" / "subnets.json"),
 }
 
 SECONDS = ["-1", "-0.001", "86400.1", "1e99", "nan", "inf", "-inf", "1s", "1,5", "five", "0x1"]
@@ -137,10 +138,10 @@ FEW_LINES = "import log; log.MAX_LINES = 10"
 # SIGTERM, while the table is read.
 SIGNAL_ITSELF = """
 import os, server, signal, time
-def pasted_table(label):
+def read_files(paths, label):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(10)
-server.pasted_table = pasted_table
+server.read_files = read_files
 """
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} (?:INFO|WARNING|ERROR) .+")
@@ -397,7 +398,9 @@ class LogTest(unittest.TestCase):
         first, *lines, signalled, last = server.log()
         for line in server.log():
             self.assertRegex(line, LOG_LINE)
-        self.assertRegex(first, r" INFO listening on \S+ port \d+, \d+ subnets in SUBNETS_DATA, ")
+        self.assertRegex(
+            first, r" INFO listening on \S+ port \d+, \d+ subnets in \S+subnets.json, "
+        )
         self.assertRegex(signalled, r" INFO SIGTERM: no longer ready$")
         self.assertRegex(last, r" INFO stopped$")
         self.assertEqual(len(lines), len(expected), lines)
@@ -571,6 +574,18 @@ class CommandLineTest(unittest.TestCase):
         self.assertEqual(len(warnings), 2, warnings)
         self.assertIn("'DNS_CACHE_TLL' is no setting; DNS_CACHE_TTL is one", warnings[0])
         self.assertIn("'dns_timeout' is no setting; DNS_TIMEOUT is one", warnings[1])
+
+    def test_the_table_that_is_shipped_is_a_warning(self) -> None:
+        with serving(SUBNETS_FILE=str(ROOT / "deploy" / "subnets.json")) as server:
+            (warning,) = [line for line in server.log() if " WARNING " in line]
+            self.assertEqual(server.metric("example_table"), 1)
+        self.assertIn("Example", warning)
+
+    def test_without_a_file_the_table_is_the_one_in_the_module(self) -> None:
+        own = 'import subnets; subnets.SUBNETS_DATA = [{"CIDRBlock": "10.0.0.0/8", "AvailabilityZone": "z"}]'
+        with serving(own, SUBNETS_FILE="") as server:
+            self.assertEqual(server.lookup("10.0.0.1").body["zone"], "z")
+            self.assertIn(", 1 subnets in SUBNETS_DATA, ", server.log()[0])
 
     def test_an_avoided_zone_that_is_not_in_the_table_is_a_warning(self) -> None:
         with serving(SUBNETS_FILE=self.table(), AVOID_ZONES="x,z") as server:
