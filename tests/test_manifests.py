@@ -7,7 +7,7 @@ import shutil
 import unittest
 
 from server import __version__
-from subnets import SUBNETS_DATA, load, parse
+from subnets import load, parse
 from tests.manifests import (
     EXAMPLE,
     NAME,
@@ -20,6 +20,7 @@ from tests.manifests import (
     rendered_root,
     settings,
 )
+from tests.support import SUBNETS
 
 MODULES = {path.name: path.read_text() for path in ROOT.glob("*.py")}
 CLUSTER_SCOPED = {"Namespace", *POLICIES}
@@ -46,7 +47,7 @@ class ManifestTest(unittest.TestCase):
         self.assertEqual(config_map_of("subnets", self.objects), table["metadata"]["name"])
         file = f"{self.mounts['subnets']}/subnets.json"
         self.assertEqual(settings(self.objects)["SUBNETS_FILE"], file)
-        self.assertEqual(set(parse(table["data"]["subnets.json"])), set(load(SUBNETS_DATA)))
+        self.assertEqual(set(parse(table["data"]["subnets.json"])), set(load(SUBNETS)))
         self.assertEqual(table["data"]["subnets.json"], (EXAMPLE / "subnets.json").read_text())
 
     def test_the_image_of_the_dockerfile_has_the_same_code(self) -> None:
