@@ -11,6 +11,7 @@ from pathlib import Path
 import errors
 from server import ENDPOINTS, ServerSettings
 from tests.support import running
+from tests.test_process import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = {path: path.read_text() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
@@ -71,8 +72,8 @@ class ReadmeTest(unittest.TestCase):
         self.assertEqual(set(rows), known)
 
     def test_metrics(self) -> None:
-        with running() as client:
-            text = client.request("/metrics").body
+        with serving() as server:  # a process, which alone has a log
+            text = server.request("/metrics").body
         families = set(re.findall(r"^# TYPE automatic_zone_placement_(\w+)", text, re.MULTILINE))
         self.assertEqual(
             set(_first_column(METRICS, "| metric | type | what it counts |")), families
