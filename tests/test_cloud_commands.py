@@ -1,4 +1,4 @@
-"""The README's commands that gather a table, with the clouds' command lines replaced.
+"""The documents' commands that gather a table, with the clouds' command lines replaced.
 
 In place of each is a script that prints a file of tests/cloud_cli, which is in the
 form that the cloud's documentation gives for that command.
@@ -17,7 +17,10 @@ from pathlib import Path
 from subnets import Subnet, parse
 
 TESTS = Path(__file__).resolve().parent
-README = (TESTS.parent / "README.md").read_text()
+ROOT = TESTS.parent
+DOCUMENTS = "".join(
+    path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+)
 
 # Its words up to the first option name the file.
 STAND_IN = """#!/bin/bash
@@ -37,8 +40,8 @@ esac
 
 
 def commands(tool: str) -> list[str]:
-    """The README's shell blocks that use the tool."""
-    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
+    """The documents' shell blocks that use the tool."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", DOCUMENTS, re.MULTILINE | re.DOTALL)
     return [block for block in blocks if re.search(rf"\b{tool} [\w-]", block)]
 
 
@@ -55,8 +58,7 @@ class CommandTest(unittest.TestCase):
         for tool in ("aws", "az", "gcloud"):
             self.replace(tool, STAND_IN.format(folder=TESTS / "cloud_cli"))
         self.replace("getent", GETENT)
-        for python in ("python", "python3"):
-            self.replace(python, f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
+        self.replace("python3", f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
 
     def replace(self, tool: str, script: str) -> None:
         path = self.folder / tool
@@ -65,6 +67,8 @@ class CommandTest(unittest.TestCase):
 
     def run_block(self, block: str) -> str:
         """What it prints, or writes to subnets.json."""
+        written = self.folder / "subnets.json"
+        written.unlink(missing_ok=True)
         run = subprocess.run(
             ["bash", "-ec", f'PATH="$PWD:$PATH"\n{block}'],
             cwd=self.folder,
@@ -72,7 +76,6 @@ class CommandTest(unittest.TestCase):
             text=True,
         )
         self.assertEqual(run.returncode, 0, f"{block}\n{run.stderr}")
-        written = self.folder / "subnets.json"
         return written.read_text() if written.exists() else run.stdout
 
     def gathered(self, tool: str) -> set[Subnet]:

@@ -96,9 +96,9 @@ class StartTest(unittest.TestCase):
         stack.enter_context(mock.patch.object(logging.root, "handlers", []))
         for name in ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile"):
             stack.enter_context(mock.patch.object(logging, name, getattr(logging, name)))
-        for name in ("raiseExceptions",):
-            stack.enter_context(mock.patch.object(logging, name, getattr(logging, name)))
-        stack.callback(logging.root.setLevel, logging.root.level)
+        stack.enter_context(mock.patch.object(logging, "raiseExceptions", True))
+        for logger in (logging.root, logging.getLogger("asyncio")):
+            stack.callback(logger.setLevel, logger.level)
 
     def test_without_standard_error_there_is_no_log(self) -> None:
         with mock.patch.object(sys, "stderr", None):

@@ -1,7 +1,8 @@
-"""The README's tables have what the code has, no more and no less."""
+"""The documents: their tables have what the code has, their answers are real, their links lead somewhere."""
 
 from __future__ import annotations
 
+import json
 import re
 import unittest
 from dataclasses import asdict, fields
@@ -10,29 +11,48 @@ from pathlib import Path
 import errors
 from server import ENDPOINTS, ServerSettings
 from tests.support import running
+from tests.test_process import serving
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = {path: path.read_text() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
+
+HTTP, SETTINGS, METRICS = (
+    DOCUMENTS[ROOT / "docs" / f"{name}.md"] for name in ("http", "settings", "metrics")
+)
+
+# A request that is shown, and its answer on the line below.
+SHOWN = re.compile(r"^\$ curl 'localhost:8080(/\S+)'\n(.*)$", re.MULTILINE)
+
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+CODE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 
 
-def _first_column(header: str) -> list[str]:
+def _first_column(document: str, header: str) -> list[str]:
     """The words in code font of the first column of the table with this header."""
-    _, _, rest = README.partition(f"{header}\n")
+    _, _, rest = document.partition(f"{header}\n")
     table = rest.partition("\n\n")[0].splitlines()[1:]
     return [word for row in table for word in re.findall(r"`([^`]+)`", row.split("|")[1])]
 
 
+def _anchors(document: str) -> set[str]:
+    """What a link may name behind its `#`, as GitHub makes it of the headings."""
+    headings = HEADING.findall(CODE.sub("", document))
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
 class ReadmeTest(unittest.TestCase):
     def test_endpoints(self) -> None:
-        paths = {path.partition("?")[0] for path in _first_column("| path | answer |")}
+        paths = {path.partition("?")[0] for path in _first_column(HTTP, "| path | answer |")}
         self.assertEqual(paths, set(ENDPOINTS))
 
     def test_settings(self) -> None:
-        documented = _first_column("| variable | default | meaning |")
+        documented = _first_column(SETTINGS, "| variable | default | meaning |")
         self.assertEqual(set(documented), {each.name.upper() for each in fields(ServerSettings)})
 
     def test_defaults(self) -> None:
         for name, value in asdict(ServerSettings.from_environment({})).items():
-            row = re.search(rf"^\| `{name.upper()}` \| (.*?) \|", README, re.MULTILINE)
+            row = re.search(rf"^\| `{name.upper()}` \| (.*?) \|", SETTINGS, re.MULTILINE)
             assert row
             if value:  # none is shown for an empty one
                 with self.subTest(name):
@@ -41,7 +61,7 @@ class ReadmeTest(unittest.TestCase):
                     )
 
     def test_errors(self) -> None:
-        rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", README, re.MULTILINE)
+        rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", HTTP, re.MULTILINE)
         known = {
             (str(each.status.value), name)
             for name, each in vars(errors).items()
@@ -52,10 +72,34 @@ class ReadmeTest(unittest.TestCase):
         self.assertEqual(set(rows), known)
 
     def test_metrics(self) -> None:
-        with running() as client:
-            text = client.request("/metrics").body
+        with serving() as server:  # a process, which alone has a log
+            text = server.request("/metrics").body
         families = set(re.findall(r"^# TYPE automatic_zone_placement_(\w+)", text, re.MULTILINE))
-        self.assertEqual(set(_first_column("| metric | type | what it counts |")), families)
+        self.assertEqual(
+            set(_first_column(METRICS, "| metric | type | what it counts |")), families
+        )
+
+    def test_answers(self) -> None:
+        shown = {pair for text in DOCUMENTS.values() for pair in SHOWN.findall(text)}
+        self.assertTrue(shown)
+        with running() as client:
+            for target, answer in shown:
+                self.assertEqual(client.request(target).body, json.loads(answer), target)
+
+    def test_links(self) -> None:
+        for path, text in DOCUMENTS.items():
+            for file, anchor in LINK.findall(CODE.sub("", text)):
+                if not file.startswith("https://"):
+                    with self.subTest(path=path.name, file=file, anchor=anchor):
+                        target = (path.parent / file).resolve() if file else path
+                        self.assertTrue(target.exists())
+                        if anchor:
+                            self.assertIn(anchor, _anchors(DOCUMENTS[target]))
+
+    def test_every_document_is_linked_to(self) -> None:
+        linked = {file for file, _ in LINK.findall(DOCUMENTS[ROOT / "README.md"])}
+        missing = {str(path.relative_to(ROOT)) for path in DOCUMENTS} - linked - {"README.md"}
+        self.assertEqual(missing, set())
 
 
 if __name__ == "__main__":
