@@ -62,7 +62,7 @@ SUBNETS_DATA: Any = [
 ZONE_LABEL = "topology.kubernetes.io/zone"
 ZONE_ID_LABEL = "topology.k8s.aws/zone-id"
 
-# The keys that are read, by what is left of them if one is careless.
+# The keys that are read, by what is left of them if case does not count.
 KEYS = {
     "cidrblock": "CIDRBlock",
     "availabilityzone": "AvailabilityZone",
@@ -113,8 +113,8 @@ _HINT_SHUFFLED = (
     f"set {_USE_IDS}"
 )
 _HINT_SHARED = (
-    "AWS accounts can have different names for one zone, as this one is by its id: with "
-    f"{_USE_IDS} names do not matter, otherwise keep what the cluster's account says"
+    "AWS accounts can have different names for one zone, and by its id it is one: with "
+    f"{_USE_IDS} names do not matter; otherwise keep what the cluster's own account says"
 )
 
 
@@ -611,7 +611,7 @@ class _Loader:
         if self.is_one_zone(known.place, origin.place):
             return f"{where}: {cidr} has other NodeLabels in {before}"
         hint = f". {_HINT_SHARED}" if _have_one_id(known.place, origin.place) else ""
-        return f"{where}: {cidr} is in {_told(known, before)}, and in {_told(origin, where)}{hint}"
+        return f"{where}: {cidr} is in {_told(origin)}; in {before} it is in {_told(known)}{hint}"
 
     def where(self, block: Block) -> str:
         """The entry that the block was in first."""
@@ -679,7 +679,7 @@ class _Loader:
     def told(self, block: Block) -> str:
         """A block that is there, where it is and where it came from."""
         origin = self.levels[block[1]][block[0]]
-        return f"{_cidr(*block)} in {_told(origin, self.where(block))}"
+        return f"{_cidr(*block)} in {_told(origin)} ({self.where(block)})"
 
     def finished_levels(self, places: Mapping[Place, Place]) -> Iterator[tuple[int, Level]]:
         """The table's levels; for each, one of our own goes, because both would be large."""
@@ -693,11 +693,11 @@ def _no_object(raw: object) -> str:
     return f"expected an object, not {shown(raw)}{hint if isinstance(raw, list) else ''}"
 
 
-def _told(origin: _Origin, where: str) -> str:
-    """The zone, the entry, and the VPC and its owner, as far as they are known."""
+def _told(origin: _Origin) -> str:
+    """The zone, and the VPC and its owner as far as they are known."""
     zone = _zone_text(origin.place.zone, origin.place.zone_id)
     source = " of ".join(shown(name) for name in (origin.vpc, origin.owner) if name)
-    return ", ".join(filter(None, (zone, where, source)))
+    return ", ".join(filter(None, (zone, source)))
 
 
 def _text(raw: dict[str, object], key: str) -> str | None:
@@ -763,9 +763,8 @@ def _meant(key: object) -> str | None:
         return None
     from difflib import get_close_matches  # only now, because most have no use for it
 
-    careless = re.sub("[^a-z0-9]", "", key.lower())
-    near = [known for known in KEYS if abs(len(known) - len(careless)) <= 2]
-    return next((KEYS[known] for known in get_close_matches(careless, near, 1, 0.85)), None)
+    as_long = [known for known in KEYS if abs(len(known) - len(key)) <= 2]
+    return next((KEYS[known] for known in get_close_matches(key.lower(), as_long, 1, 0.85)), None)
 
 
 def _cidr_problem(cidr: object) -> str:
@@ -889,6 +888,7 @@ def _parse_arguments(arguments: list[str] | None) -> Any:
         description="Checks tables of subnets, and prints them merged and sorted: ready to be "
         "pasted into SUBNETS_DATA, or to be the file that SUBNETS_FILE names. The exit status is "
         "2 if something is wrong with them; what it is goes to standard error.",
+        epilog="For example: aws ec2 describe-subnets --output json | python3 subnets.py",
     )
     parser.add_argument(
         "files",
