@@ -13,7 +13,16 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["FOLDER", "SETTINGS", "Command", "Service", "names_asked_for", "refusal"]
+__all__ = [
+    "FOLDER",
+    "PATIENCE",
+    "ROOT",
+    "SETTINGS",
+    "Command",
+    "Service",
+    "names_asked_for",
+    "refusal",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "kyverno" / "tests"
@@ -85,6 +94,10 @@ class Service:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends it; what runs beside it goes on."""
         self.process.terminate()
         self.process.wait(PATIENCE)
 
