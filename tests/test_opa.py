@@ -23,7 +23,7 @@ from tests.pods import FOLDER, PATIENCE, ROOT, SETTINGS, Service, names_asked_fo
 NAME = "automatic-zone-placement"
 OPA = ROOT / "deploy" / "opa"
 POLICIES = [OPA / "authorization.rego", OPA / "automatic-zone-placement.rego"]
-REVIEW = "/v0/data/automatic_zone_placement/review"
+REVIEW = "/v0/data/kubernetes/automatic-zone-placement/review"
 
 # What others might like to do with an OPA that they can reach.
 FORBIDDEN = [
@@ -31,7 +31,7 @@ FORBIDDEN = [
     ("PUT", "/v1/policies/mine"),
     ("GET", "/v1/data"),
     ("PATCH", "/v1/data"),
-    ("POST", "/v1/data/automatic_zone_placement/review"),
+    ("POST", "/v1/data/kubernetes/automatic-zone-placement/review"),
     ("POST", "/v1/query"),
     ("GET", "/v1/config"),
     ("POST", "/health"),
@@ -94,7 +94,7 @@ class Engine:
     def __init__(self, folder: Path, service: Service) -> None:
         self.socket = folder / "opa.sock"
         self.log = folder / "opa.log"
-        options = ["--server", "--authorization=basic", "--disable-telemetry"]
+        options = ["--server", "--authorization=basic", "--skip-version-check"]
         command = service.beside("opa", "run", *options, f"--addr=unix://{self.socket}", *POLICIES)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -202,6 +202,8 @@ class OpaTest(unittest.TestCase):
         (webhook,) = configuration["webhooks"]
         self.assertEqual(webhook["matchConditions"], policy["spec"]["matchConditions"])
         self.assertEqual(webhook["clientConfig"]["service"]["path"], REVIEW)
+        for segment in REVIEW.split("/")[1:]:  # the API server takes no others
+            self.assertRegex(segment, r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 
 
 @unittest.skipUnless(shutil.which("opa"), "the opa command is not on PATH")

@@ -9,7 +9,7 @@ default allow := false
 
 allow if {
 	input.method == "POST"
-	input.path == ["v0", "data", "automatic_zone_placement", "review"]
+	input.path == ["v0", "data", "kubernetes", "automatic-zone-placement", "review"]
 }
 
 allow if {

@@ -4,7 +4,7 @@
 #   Answers the API server's review of a Pod that names its database, in the annotation
 #   `automatic-zone-placement`, with a patch that schedules it in the database's zone: by preference,
 #   or, with `automatic-zone-placement/mode: required`, nowhere else. No Pod is ever refused.
-package automatic_zone_placement
+package kubernetes["automatic-zone-placement"]
 
 lookup := "http://automatic-zone-placement.automatic-zone-placement.svc:8080/lookup?fqdn="
 
@@ -14,7 +14,7 @@ timeout := "2s"
 zone_labels := {"topology.kubernetes.io/zone", "topology.k8s.aws/zone-id"}
 
 # METADATA
-# description: What the API server wants to read, from `POST /v0/data/automatic_zone_placement/review`.
+# description: What the API server wants to read, from `POST /v0/data/kubernetes/automatic-zone-placement/review`.
 # entrypoint: true
 review := {
 	"apiVersion": input.apiVersion,

@@ -1,6 +1,6 @@
-package automatic_zone_placement_test
+package kubernetes["automatic-zone-placement_test"]
 
-import data.automatic_zone_placement as policy
+import data.kubernetes["automatic-zone-placement"] as policy
 
 zone := "topology.kubernetes.io/zone"
 
