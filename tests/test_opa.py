@@ -18,9 +18,9 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tests.manifests import NAME, run
 from tests.pods import FOLDER, PATIENCE, ROOT, SETTINGS, Service, names_asked_for, refusal
 
-NAME = "automatic-zone-placement"
 OPA = ROOT / "deploy" / "opa"
 POLICIES = [OPA / "authorization.rego", OPA / "automatic-zone-placement.rego"]
 REVIEW = "/v0/data/kubernetes/automatic-zone-placement/review"
@@ -45,10 +45,7 @@ Object = dict[str, Any]
 def evaluated(query: str, given: object) -> Any:
     """What `query` makes of `given`, its input."""
     command = ["opa", "eval", "--stdin-input", "--format", "raw", query]
-    run = subprocess.run(
-        command, input=json.dumps(given), capture_output=True, text=True, check=True
-    )
-    return json.loads(run.stdout)
+    return json.loads(run(*command, text=json.dumps(given)))
 
 
 def documents(path: Path) -> list[Object]:
@@ -149,9 +146,7 @@ class OpaTest(unittest.TestCase):
         cls.folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
 
     def run_opa(self, *arguments: str) -> None:
-        command = ["opa", *arguments, *map(str, sorted(OPA.glob("*.rego")))]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+        run("opa", *arguments, *map(str, sorted(OPA.glob("*.rego"))))
 
     def test_its_form(self) -> None:
         self.run_opa("check", "--strict")
@@ -195,9 +190,7 @@ class OpaTest(unittest.TestCase):
                     self.assertEqual(engine.request(method, path)[0], 401)
 
     def test_the_api_server_asks_about_the_same_pods_as_with_kyverno(self) -> None:
-        policies = (ROOT / "kyverno").rglob("automatic-zone-placement*.yaml")
-        objects = [each for policy in policies for each in documents(policy)]
-        (policy,) = [each for each in objects if each["kind"] == "MutatingPolicy"]
+        (policy,) = documents(ROOT / "kyverno" / "mutatingpolicy" / f"{NAME}.yaml")
         (configuration,) = documents(OPA / "mutatingwebhookconfiguration.yaml")
         (webhook,) = configuration["webhooks"]
         self.assertEqual(webhook["matchConditions"], policy["spec"]["matchConditions"])
@@ -216,16 +209,20 @@ class ComponentTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            paths = [os.path.relpath(path, os.path.realpath(folder)) for path in (OPA.parent, OPA)]
-            kustomization = {"resources": paths[:1], "components": paths[1:]}
+            base, component = (
+                os.path.relpath(path, Path(folder).resolve()) for path in (ROOT, OPA)
+            )
+            kustomization = {"resources": [base], "components": [component]}
             Path(folder, "kustomization.yaml").write_text(json.dumps(kustomization))
-            command = ["kubectl", "kustomize", folder]
-            rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            rendered = run("kubectl", "kustomize", folder)
         objects = evaluated("[yaml.unmarshal(text) | some text in input]", rendered.split("---\n"))
         cls.objects = {(each["kind"], each["metadata"]["name"]): each for each in objects}
 
     def spec(self, kind: str, name: str = f"{NAME}-opa") -> Object:
         return dict(self.objects[kind, name]["spec"])
+
+    def test_kyverno_does_not_do_the_same(self) -> None:
+        self.assertNotIn(("ClusterPolicy", NAME), self.objects)
 
     def test_the_policy_is_that_of_the_folder(self) -> None:
         pod = self.spec("Deployment")["template"]["spec"]
