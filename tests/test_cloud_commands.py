@@ -53,7 +53,7 @@ def table(text: str) -> set[Subnet]:
 class CommandTest(unittest.TestCase):
     def setUp(self) -> None:
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
-        for module in ("subnets.py", "errors.py"):
+        for module in ("subnets.py", "documents.py", "errors.py"):
             shutil.copy(TESTS.parent / module, self.folder)
         for tool in ("aws", "az", "gcloud"):
             self.replace(tool, STAND_IN.format(folder=TESTS / "cloud_cli"))

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import documents
 import subnets
 from subnets import (
     MAX_CONFIGMAP_SIZE,
@@ -536,14 +537,12 @@ def zones_of(table: SubnetTable) -> list[Zone]:
 class ZoneIdTest(unittest.TestCase):
     def assert_merged(self, label: str, one: Zone, other: Zone, merged: Zone | None) -> None:
         same = [entry("10.0.0.0/24", zone, id=zone_id) for zone, zone_id in (one, other)]
-        for documents in ([same], [[same[0]], [same[1]]], [[GOOD, *same, *same]]):
-            with self.subTest(label, documents=documents):
+        for tables in ([same], [[same[0]], [same[1]]], [[GOOD, *same, *same]]):
+            with self.subTest(label, tables=tables):
                 if merged is None:
-                    self.assertIn(
-                        "10.0.0.0/24 is in zone", problems(*documents, node_label=label)[0]
-                    )
+                    self.assertIn("10.0.0.0/24 is in zone", problems(*tables, node_label=label)[0])
                 else:
-                    table = load(*documents, node_label=label)
+                    table = load(*tables, node_label=label)
                     self.assertEqual(zones_of(table)[0], merged)
 
     def test_two_entries_for_one_block(self) -> None:
@@ -715,10 +714,10 @@ class WarningTest(unittest.TestCase):
     def test_subnets_of_one_vpc_inside_those_of_another(self) -> None:
         outer = entry("10.0.0.0/16", "a", VpcId="vpc-1", OwnerId="111111111111")
         inner = entry("10.0.3.0/24", "b", VpcId="vpc-2", OwnerId="222222222222")
-        for documents in ([[outer, inner]], [[inner], [outer]]):
-            with self.subTest(documents):
+        for tables in ([[outer, inner]], [[inner], [outer]]):
+            with self.subTest(tables):
                 self.assert_warning(
-                    documents, *map(str, [*outer.values(), *inner.values()]), "reachable"
+                    tables, *map(str, [*outer.values(), *inner.values()]), "reachable"
                 )
 
     def test_subnets_that_do_not_overlap_or_name_no_other_vpc(self) -> None:
@@ -867,7 +866,7 @@ class ReadingTest(unittest.TestCase):
             for size, longest in product((1, 2, 3, 7, 64, 1000), (400, 1000)):
                 with (
                     self.subTest(text, size=size, longest=longest),
-                    mock.patch.multiple(subnets, CHUNK_SIZE=size, MAX_VALUE_SIZE=longest),
+                    mock.patch.multiple(documents, CHUNK_SIZE=size, MAX_VALUE_SIZE=longest),
                 ):
                     self.assertEqual(said_of(text), whole)
 
@@ -879,7 +878,7 @@ class ReadingTest(unittest.TestCase):
 
     def test_a_value_that_is_too_long(self) -> None:
         long = json.dumps([[]] * 1000)
-        with mock.patch.multiple(subnets, CHUNK_SIZE=100, MAX_VALUE_SIZE=500):
+        with mock.patch.multiple(documents, CHUNK_SIZE=100, MAX_VALUE_SIZE=500):
             for text, column in ((f'{{"Note": {long}}}', 10), (f"[{long}]", 2), (f"[\n{long}]", 1)):
                 with self.subTest(text[:10]):
                     (problem,) = text_problems(text)
@@ -888,7 +887,7 @@ class ReadingTest(unittest.TestCase):
     def test_a_text_is_decoded_an_entry_at_a_time(self) -> None:
         """So that other threads, which answer lookups, need not wait for all of it."""
         ends: list[int] = []
-        decode = subnets._decode
+        decode = documents._decode
 
         def noted(text: str, position: int) -> tuple[object, int]:
             value, end = decode(text, position)
@@ -898,7 +897,7 @@ class ReadingTest(unittest.TestCase):
         entries = ",".join(map(described, range(500)))
         for text in (f"[{entries}]", f'{{"Subnets": [{entries}]}}'):
             ends.clear()
-            with mock.patch("subnets._decode", noted):
+            with mock.patch("documents._decode", noted):
                 self.assertEqual(len(parse(text)), 500)
             self.assertLessEqual(max(ends), len(described(499)))
 
@@ -906,7 +905,7 @@ class ReadingTest(unittest.TestCase):
         folder = self.enterContext(tempfile.TemporaryDirectory())
         path = Path(folder) / "subnets.json"
         path.write_text('{"Subnets": [' + ",\n".join(map(described, range(5000))) + "]}")
-        with mock.patch.multiple(subnets, CHUNK_SIZE=65536, MAX_VALUE_SIZE=32768):
+        with mock.patch.multiple(documents, CHUNK_SIZE=65536, MAX_VALUE_SIZE=32768):
             tracemalloc.start()
             try:
                 table = read_files([str(path)])
@@ -1003,11 +1002,11 @@ class FilesTest(unittest.TestCase):
     def test_a_file_that_unpacks_to_too_much(self) -> None:
         bomb = self.file(compressed(b" " * 100_000 + PLAIN))
         self.assertEqual(len(read_files([bomb])), 3)
-        with mock.patch.multiple(subnets, CHUNK_SIZE=1000, MAX_FILE_SIZE=100_000):
+        with mock.patch.multiple(documents, CHUNK_SIZE=1000, MAX_FILE_SIZE=100_000):
             self.assert_refused([bomb], f"{bomb}: longer than 100,000 bytes")
-        with mock.patch("subnets.MAX_FILE_SIZE", len(PLAIN)):
+        with mock.patch("documents.MAX_FILE_SIZE", len(PLAIN)):
             self.assertEqual(len(read_files([self.file(PLAIN)])), 3)
-        with mock.patch("subnets.MAX_FILE_SIZE", len(PLAIN) - 1):
+        with mock.patch("documents.MAX_FILE_SIZE", len(PLAIN) - 1):
             path = self.file(PLAIN)
             self.assert_refused([path], f"{path}: longer than {len(PLAIN) - 1:,} bytes")
 
@@ -1068,7 +1067,8 @@ class PasteTest(unittest.TestCase):
         after = rest.partition("# fmt: on\n")[2]
         module = f"{before}SUBNETS_DATA: Any = {table}\n{below}# fmt: on\n{after}"
         (folder / "subnets.py").write_text(module)
-        shutil.copy(ROOT / "errors.py", folder)
+        for imported in ("documents.py", "errors.py"):
+            shutil.copy(ROOT / imported, folder)
         (folder / "ask.py").write_text(
             "import subnets\n"
             "try: print(*(subnet.cidr for subnet in subnets.pasted_table()), sep='\\n')\n"
