@@ -73,14 +73,16 @@ def names_asked_for(pods: Path) -> list[str]:
 
 
 class Service:
-    """The lookup service, and whatever runs beside it."""
+    """The lookup service, or a program in its place, and whatever runs beside it."""
 
-    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, settings: dict[str, str], program: Path = ROOT / "server.py"
+    ) -> None:
         self.log = folder / "log"
         environment = {"PORT": PORT, "SUBNETS_FILE": str(FOLDER / "subnets.json")} | settings
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                furnished(folder, sys.executable, ROOT / "server.py"),
+                furnished(folder, sys.executable, program),
                 env=os.environ | environment,
                 stderr=log,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,10 +10,25 @@ import tempfile
 import unittest
 from pathlib import Path
 from typing import ClassVar
+from unittest import mock
 
 from tests.pods import FOLDER, ROOT, SETTINGS, Command, Service, names_asked_for, refusal
 
 POLICIES = sorted((ROOT / "kyverno").glob("*policy/automatic-zone-placement.yaml"))
+
+# In the service's place: writes down who the caller says it is, and knows no name.
+LISTENER = """
+import http.server, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        print("authorization", self.headers["Authorization"], file=sys.stderr, flush=True)
+        self.send_error(404)
+
+server = http.server.HTTPServer(("", int(os.environ["PORT"])), Handler)
+print("listening", file=sys.stderr, flush=True)
+server.serve_forever()
+"""
 
 Pods = dict[str, str]
 
@@ -71,6 +87,20 @@ class PolicyTests(unittest.TestCase):
             # An API server calls a webhook again when a later one has changed the Pod.
             self.assertLessEqual(applied(policy, patched, service).items(), expected.items())
         self.assertEqual(service.asked(), names_asked_for(given))
+
+    def test_kyverno_keeps_its_token_to_itself(self) -> None:
+        if reason := refusal(self.folder):
+            self.skipTest(reason)
+        (listener := self.folder / "listener.py").write_text(LISTENER)
+        (token := self.folder / "token").write_text("secret")
+        for policy in POLICIES:
+            with (
+                self.subTest(policy=policy.parent.name),
+                mock.patch.dict(os.environ, KYVERNO_SCOPED_TOKEN_PATH=str(token)),
+                Service(self.folder, {}, listener) as service,
+            ):
+                applied(policy, FOLDER / "stale.yaml", service)
+                self.assertRegex(service.log.read_text(), r"\nauthorization (None|none)\n")
 
 
 if __name__ == "__main__":
