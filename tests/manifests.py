@@ -43,7 +43,10 @@ def run(*command: str, text: str = "") -> str:
 
 
 def render(folder: Path) -> Objects:
-    """The objects of a kustomization, by kind; of ConfigMaps, by kind and first key."""
+    """The objects of a kustomization, by kind; of ConfigMaps, by kind and first key.
+
+    Those that belong to a component of their own are found by kind and name.
+    """
     # kustomize writes YAML only; `annotate --local` asks no cluster and writes JSON.
     text = run("kubectl", "kustomize", str(folder))
     rest = run("kubectl", "annotate", "--local", "-f-", "-ojson", "a=b", text=text).strip()
@@ -51,11 +54,18 @@ def render(folder: Path) -> Objects:
     while rest:
         each, end = json.JSONDecoder().raw_decode(rest)
         rest = rest[end:].strip()
-        data = each.get("data", {}) | each.get("binaryData", {})
-        key = each["kind"] + (f" {min(data)}" if each["kind"] == "ConfigMap" else "")
+        key = _key(each)
         assert key not in objects, f"two of {key}"
         objects[key] = each
     return objects
+
+
+def _key(each: Any) -> str:
+    kind, metadata = each["kind"], each["metadata"]
+    if kind == "ConfigMap":
+        return f"{kind} {min(each.get('data', {}) | each.get('binaryData', {}))}"
+    component = metadata.get("labels", {}).get("app.kubernetes.io/component", "lookup")
+    return str(kind if component == "lookup" else f"{kind} {metadata['name']}")
 
 
 @cache

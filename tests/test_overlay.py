@@ -40,7 +40,7 @@ CONFIG_MAP_LIMIT = 1024 * 1024
 
 COMPONENTS = sorted(
     str(path.parent.relative_to(ROOT))
-    for pattern in ("deploy/components/*", "kyverno/*")
+    for pattern in ("deploy/components/*", "deploy/opa", "kyverno/*")
     for path in ROOT.glob(f"{pattern}/kustomization.yaml")
 )
 
@@ -55,6 +55,12 @@ def egress(objects: Objects) -> list[int]:
     return [each["port"] for each in objects["NetworkPolicy"]["spec"]["egress"][0]["ports"]]
 
 
+def engines(objects: Objects) -> set[str]:
+    """What calls the service."""
+    webhooks = {each for each in objects if each.startswith("MutatingWebhookConfiguration")}
+    return POLICIES & objects.keys() | webhooks
+
+
 def repository(objects: Objects) -> str:
     """The image without its tag."""
     return str(container(objects)["image"].partition(":")[0])
@@ -62,8 +68,9 @@ def repository(objects: Objects) -> str:
 
 # A word of each option, where it shows in the objects, and what stands there then.
 OPTIONS: dict[str, tuple[Callable[[Objects], Any], Any]] = {
-    "kyverno/mutatingpolicy": (lambda each: POLICIES & each.keys(), {"MutatingPolicy"}),
-    "kyverno/none": (lambda each: POLICIES & each.keys(), set()),
+    "kyverno/mutatingpolicy": (engines, {"MutatingPolicy"}),
+    "deploy/opa": (engines, {f"MutatingWebhookConfiguration {NAME}-opa"}),
+    "kyverno/none": (engines, set()),
     "components/image": (repository, NAME),
     "components/servicemonitor": (lambda each: "ServiceMonitor" in each, True),
     "disableNameSuffixHash": (lambda each: config_map_of("subnets", each), f"{NAME}-subnets"),
@@ -87,6 +94,9 @@ OPTIONS: dict[str, tuple[Callable[[Objects], Any], Any]] = {
         "kube-prometheus-stack",
     ),
 }
+
+# Engines instead of the one that all other options are tested with.
+OTHER_ENGINES = {"deploy/opa", "kyverno/none"}
 
 # Options that are for a component.
 NEEDED = {
@@ -126,7 +136,7 @@ class OverlayTest(unittest.TestCase):
                 self.assertNotEqual(after, without[components])
 
     def test_they_go_together(self) -> None:
-        words = OPTIONS.keys() - {"kyverno/none"}
+        words = OPTIONS.keys() - OTHER_ENGINES
         objects = self.overlay.render(text=choose(TEXT, *words))
         for word in words - {"components/image"}:  # which the registry's option renames
             with self.subTest(word):

@@ -19,6 +19,7 @@ DOCUMENTS = {path: path.read_text() for path in (*ROOT.glob("*.md"), *ROOT.glob(
 HTTP, SETTINGS, METRICS = (
     DOCUMENTS[ROOT / "docs" / f"{name}.md"] for name in ("http", "settings", "metrics")
 )
+CONTRIBUTING = ROOT / "docs" / "CONTRIBUTING.md"
 
 # A request that is shown, and its answer on the line below.
 SHOWN = re.compile(r"^\$ curl 'localhost:8080(/\S+)'\n(.*)$", re.MULTILINE)
@@ -95,6 +96,10 @@ class ReadmeTest(unittest.TestCase):
                         self.assertTrue(target.exists())
                         if anchor:
                             self.assertIn(anchor, _anchors(DOCUMENTS[target]))
+
+    def test_every_module_is_introduced(self) -> None:
+        introduced = re.findall(r"^\| \[(\w+\.py)\]", DOCUMENTS[CONTRIBUTING], re.MULTILINE)
+        self.assertEqual(set(introduced), {path.name for path in ROOT.glob("*.py")})
 
     def test_every_document_is_linked_to(self) -> None:
         linked = {file for file, _ in LINK.findall(DOCUMENTS[ROOT / "README.md"])}
