@@ -215,7 +215,8 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._unsent = False
-        self._sent()
+        # Not at once: asyncio would close a transport twice that is closed from in here.
+        asyncio.get_running_loop().call_soon(self._sent)
 
     # From a request to its answer.
 

@@ -741,6 +741,24 @@ class LossTest(unittest.TestCase):
             wait_until(lambda: client.metric(lookups) == 1)
             self.assertEqual(client.lookup("db.test").status, 200)
 
+    def test_who_sends_no_more_and_reads_late_has_the_whole_answer(self) -> None:
+        body = bytes(10_000_000)  # more than the kernel takes at once
+        with (
+            fake_dns(db=["192.168.1.1"]) as dns,
+            mock.patch("server.render", return_value=body),
+            running(DNS_TIMEOUT="10") as client,
+            client.connect() as connection,
+            self.assertNoLogs(level="WARNING"),
+        ):
+            dns.silent = {"db.test"}
+            connection.sendall(LOOKUP + request("/metrics", "Connection: close"))
+            connection.shutdown(socket.SHUT_WR)
+            wait_until(lambda: dns.asked == ["db.test"])
+            client.request("/healthz")  # by then the server has seen the end, too
+            dns.speak()
+            self.assertTrue(read_all(connection).endswith(body))
+            wait_until(lambda: not client.server.connections)
+
     def test_what_is_sent_after_the_last_answer_is_discarded(self) -> None:
         with running() as client, client.connect() as connection:
             connection.sendall(request("/healthz", "Connection: close"))
