@@ -410,7 +410,7 @@ async def explain(settings: ServerSettings, table: SubnetTable, asked: str) -> i
     """
     server = LookupServer(settings, table)
     try:
-        names = names_in(urlencode({"fqdn": asked}))
+        names = names_in(urlencode({"fqdn": asked}, errors="surrogateescape"))
     except ServiceError as error:
         outcome: Outcome = error
     else:
