@@ -202,7 +202,7 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
         self._received += self.server.buffer[:nbytes]
         if not self._answering:
             self._next_request()
-        elif len(self._received) > MAX_HEAD:  # who does not read is not read from
+        elif len(self._received) > MAX_HEAD:
             self.transport.pause_reading()
 
     def eof_received(self) -> bool:
@@ -213,6 +213,7 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         self._unsent = True
         self.deadline = monotonic() + SEND_TIMEOUT
+        self.transport.pause_reading()  # who does not read is not read from
 
     def resume_writing(self) -> None:
         self._unsent = False

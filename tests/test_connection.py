@@ -366,6 +366,12 @@ class HeadTest(unittest.TestCase):
         head = http.parse_head(b"GET / HTTP/1.0\r\n\r\n")
         self.assertEqual(head, ("GET", "/", "HTTP/1.0", False))
 
+    def test_how_large_a_head_may_be(self) -> None:
+        room = http.MAX_HEAD - len(request("/healthz", "X: "))
+        self.assertTrue(http.parse_head(request("/healthz", "X: " + "a" * room)).persists)
+        with self.assertRaisesRegex(InvalidRequest, "larger than 16384 bytes"):
+            http.parse_head(request("/healthz", "X: " + "a" * (room + 1)))
+
     def test_malformed_heads(self) -> None:
         for received in MALFORMED:
             with self.subTest(received[:100]), self.assertRaises(InvalidRequest):
