@@ -78,7 +78,7 @@ class LineHandler(logging.Handler):
             self.dropped.increment(by=len(lines))
 
     def close(self) -> None:
-        """Writes what is left, unless nobody reads it."""
+        """Writes what is left, unless nobody reads it. `logging` calls it when the process ends."""
         self._closing.set()
         self._wake.set()
         self._thread.join(CLOSE_TIMEOUT)

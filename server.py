@@ -392,8 +392,6 @@ def main(arguments: Sequence[str]) -> int:
     for warning in warnings:
         logging.warning("%s", warning)
     asyncio.run(run(settings, table, listener, handler.dropped if handler else None))
-    if handler:
-        handler.close()
     return 0
 
 
