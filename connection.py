@@ -59,7 +59,6 @@ _FIELDS = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*\r\n){0,99}\r\n" % _TOKEN)
 _FIELD = re.compile(
     rb"^(connection|content-length|host|transfer-encoding):(.*)\r$", re.IGNORECASE | re.MULTILINE
 )
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 # An absolute-form target (RFC 9112, section 3.2.2); what follows the authority is the path.
 _ABSOLUTE = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
 
@@ -95,7 +94,9 @@ def _is_hopeless(received: bytes) -> bool:
     line, newline, _ = received.partition(b"\n")
     if not newline:
         return False
-    return not _REQUEST_LINE.fullmatch(line[:-1]) or bool(_BARE_LF.search(received))
+    # Counted, which is cheap: this is done anew for each byte of a head that comes bytewise.
+    has_bare_lf = received.count(b"\n") > received.count(b"\r\n")
+    return has_bare_lf or not _REQUEST_LINE.fullmatch(line[:-1])
 
 
 def parse_head(head: bytes) -> Head:
@@ -115,10 +116,11 @@ def parse_head(head: bytes) -> Head:
 
 
 def _path(target: str) -> str:
-    if target.startswith("/"):
+    origin = _ABSOLUTE.match(target)
+    if origin is None:
         return target
-    path = _ABSOLUTE.sub("", target, count=1)
-    return path if path.startswith("/") or path == target else f"/{path}"
+    path = target[origin.end() :]
+    return path if path.startswith("/") else f"/{path}"
 
 
 # A client sends the same fields with all its requests. Bounded, as a head is.

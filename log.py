@@ -78,7 +78,7 @@ class LineHandler(logging.Handler):
             self.dropped.increment(by=len(lines))
 
     def close(self) -> None:
-        """Writes what is left, unless nobody reads it."""
+        """Writes what is left, unless nobody reads it. `logging` calls it when the process ends."""
         self._closing.set()
         self._wake.set()
         self._thread.join(CLOSE_TIMEOUT)
@@ -96,6 +96,8 @@ def start(level: str) -> LineHandler | None:
     # What no line shows is not looked up (https://docs.python.org/3/howto/logging.html#optimization).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
+    if sys.version_info >= (3, 12):
+        logging.logAsyncioTasks = False
     handler = LineHandler(sys.stderr.fileno())
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.root.addHandler(handler)

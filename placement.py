@@ -32,13 +32,13 @@ Label = tuple[str, str]
 
 
 def names_in(query: str) -> list[str]:
-    """The names in a query string that is just `fqdn=NAME[,NAME...]`, in lower case.
+    """The names in a query string that is just `fqdn=NAME[,NAME...]`.
 
     Whether each is a name is not looked at. Raises `InvalidRequest`.
     """
     plain = _PLAIN_QUERY.fullmatch(query)
     value = plain[1] if plain else _decoded(query)
-    names = (value.lower() if value.isascii() else value).split(",")
+    names = value.split(",")
     if len(names) > MAX_NAMES:
         raise InvalidRequest(f"{shown(value)} has {len(names)} names, the most is {MAX_NAMES}")
     return names
@@ -206,7 +206,7 @@ def _weights(steps: Iterable[Mapping[Label, int]]) -> dict[Label, int]:
         earned = {label: max(1, round(weight * share / most)) for label, share in shares.items()}
         for label, own in earned.items():
             weights[label] = max(own, weights.get(label, 0))
-        weight = max(1, min(earned.values()) // 2)
+        weight = min(earned.values()) // 2
     return weights
 
 

@@ -59,6 +59,9 @@ _NAME = re.compile(
 )
 _DOTTED_QUAD = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
 
+# Enough of a text to see that it is no dotted quad: what is kept of texts is bounded, too.
+MAX_PREFIX = len("255.255.255.255") + 1
+
 # What getaddrinfo(3) says of a name that does not exist or has no A record.
 _NOT_FOUND = {
     getattr(socket, code)
@@ -232,7 +235,7 @@ class Resolver:
         That is None if nothing can. An address stands for itself. Of the errors, only
         `InvalidName` and `NameNotAllowed` are known at once.
         """
-        at_hand = self._fresh(text) or _address(text)
+        at_hand = self._fresh(text) or _address(text[:MAX_PREFIX])
         if at_hand is not None:
             return text, at_hand
         try:

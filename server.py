@@ -392,8 +392,6 @@ def main(arguments: Sequence[str]) -> int:
     for warning in warnings:
         logging.warning("%s", warning)
     asyncio.run(run(settings, table, listener, handler.dropped if handler else None))
-    if handler:
-        handler.close()
     return 0
 
 
@@ -410,7 +408,7 @@ async def explain(settings: ServerSettings, table: SubnetTable, asked: str) -> i
     """
     server = LookupServer(settings, table)
     try:
-        names = names_in(urlencode({"fqdn": asked}))
+        names = names_in(urlencode({"fqdn": asked}, errors="surrogateescape"))
     except ServiceError as error:
         outcome: Outcome = error
     else:

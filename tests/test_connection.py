@@ -281,6 +281,35 @@ def timeouts(seconds: float) -> ExitStack:
     return stack
 
 
+class Clock:
+    """Stands in for `monotonic`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._calls = 0
+
+    def __call__(self) -> float:
+        self._calls += 1
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        """So much time has passed, and the clock was looked at since."""
+        self.now += seconds
+        calls = self._calls
+        wait_until(lambda: self._calls > calls + 2)
+
+
+# what a client sends before it falls silent, and for how many seconds its connection stays
+USELESS = [
+    (b"", 15),
+    (b"GET /hea", 15),
+    (HEALTHZ, 120),
+    (HEALTHZ + b"GET", 15),
+    (b"hello\r\n", 15),
+    (request("/healthz", "Connection: close"), 15),
+    (request("/metrics"), 15),  # whose answer it does not read
+]
+
 # target, and the path that is asked for
 TARGETS = [
     ("/lookup?fqdn=db.test", "/lookup?fqdn=db.test"),
@@ -289,7 +318,9 @@ TARGETS = [
     ("https://[::1]:8080/healthz", "/healthz"),
     ("http://localhost", "/"),
     ("http://localhost?x=/y", "/?x=/y"),
+    ("http://localhost/http://localhost/", "/http://localhost/"),
     ("http:///healthz", "http:///healthz"),
+    ("xhttp://localhost/healthz", "xhttp://localhost/healthz"),
     ("//localhost/healthz", "//localhost/healthz"),
     ("/http://localhost/", "/http://localhost/"),
     ("localhost:8080", "localhost:8080"),
@@ -334,6 +365,12 @@ class HeadTest(unittest.TestCase):
     def test_http_1_0_needs_no_host(self) -> None:
         head = http.parse_head(b"GET / HTTP/1.0\r\n\r\n")
         self.assertEqual(head, ("GET", "/", "HTTP/1.0", False))
+
+    def test_how_large_a_head_may_be(self) -> None:
+        room = http.MAX_HEAD - len(request("/healthz", "X: "))
+        self.assertTrue(http.parse_head(request("/healthz", "X: " + "a" * room)).persists)
+        with self.assertRaisesRegex(InvalidRequest, "larger than 16384 bytes"):
+            http.parse_head(request("/healthz", "X: " + "a" * (room + 1)))
 
     def test_malformed_heads(self) -> None:
         for received in MALFORMED:
@@ -595,15 +632,23 @@ class LimitTest(unittest.TestCase):
                 self.assertLessEqual(len(client.server.connections), 3)
                 dns.speak()
 
-    def test_a_useless_connection_is_closed(self) -> None:
-        unread = request("/metrics") * 5000
-        beginnings = [b"", b"GET /hea", HEALTHZ, HEALTHZ + b"GET", b"hello\r\n", unread]
-        number = len(beginnings)
-        with timeouts(0.05), running() as client, connections(client, number) as opened:
-            for connection, beginning in zip(opened, beginnings, strict=True):
-                connection.setblocking(False)
-                connection.send(beginning)
-            wait_until(lambda: not client.server.connections)
+    def test_a_useless_connection_is_closed_when_its_time_is_over(self) -> None:
+        clock = Clock()
+        with (
+            mock.patch.object(http, "monotonic", clock),
+            mock.patch.object(http, "SWEEP_INTERVAL", 0.001),
+            mock.patch("server.render", return_value=bytes(10_000_000)),
+            running() as client,
+        ):
+            for beginning, seconds in USELESS:
+                with self.subTest(beginning), client.connect() as connection:
+                    connection.send(beginning)
+                    client.request("/healthz")  # by then the server has seen it
+                    wait_until(lambda: len(client.server.connections) == 1)
+                    clock.pass_by(seconds - 0.01)
+                    self.assertEqual(len(client.server.connections), 1)
+                    clock.pass_by(0.02)
+                    wait_until(lambda: not client.server.connections)
 
     def test_a_byte_now_and_then_does_not_keep_a_connection_open(self) -> None:
         with (

@@ -174,6 +174,13 @@ class GrowthTest(unittest.TestCase):
             self.assertEqual(self.samples(client), samples)
             wait_until(lambda: threading.active_count() <= threads)
 
+    def test_of_a_long_name_only_the_beginning_is_kept(self) -> None:
+        resolver._address.cache_clear()
+        with running() as client:
+            for number in range(20):
+                self.assertEqual(client.lookup("x" * 5000 + str(number)).status, 400)
+        self.assertEqual(resolver._address.cache_info().currsize, 1)
+
     def samples(self, client: Client) -> list[str]:
         """The metrics without their values, of which there must not be ever more."""
         client.request("/metrics")  # whose own sample is there from the second time on

@@ -94,8 +94,10 @@ class StartTest(unittest.TestCase):
         stack = ExitStack()
         self.addCleanup(stack.close)
         stack.enter_context(mock.patch.object(logging.root, "handlers", []))
-        for name in ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile"):
-            stack.enter_context(mock.patch.object(logging, name, getattr(logging, name)))
+        names = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks", "_srcfile")
+        for name in names:
+            now = getattr(logging, name, None)  # Python 3.11 has not all of them
+            stack.enter_context(mock.patch.object(logging, name, now, create=True))
         stack.enter_context(mock.patch.object(logging, "raiseExceptions", True))
         for logger in (logging.root, logging.getLogger("asyncio")):
             stack.callback(logger.setLevel, logger.level)

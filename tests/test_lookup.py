@@ -35,6 +35,7 @@ INVALID_QUERIES = [
     "fqdn=db.test&x=1",
     "x=1",
     "fqdn=db.test&",
+    "fqdn=db.test&x=",
     "fqdn=%ff",
     "FQDN=db.test",
     "fqdn=" + ",".join(["db.test"] * 9),
@@ -190,6 +191,12 @@ class ErrorTest(unittest.TestCase):
                 with self.subTest(query):
                     self.assert_error(client.request(f"/lookup?{query}"), 400, "InvalidRequest")
         self.assertEqual(dns.asked, [])
+
+    def test_of_many_addresses_some_are_named(self) -> None:
+        for number, ending in ((16, "10.9.9.15 is"), (17, "10.9.9.15, ... is")):
+            addresses = [f"10.9.9.{each}" for each in range(number)]
+            with self.subTest(number), fake_dns(db=addresses), running() as client:
+                self.assert_error(client.lookup("db.test"), 404, "ZoneNotFound", "10.9.9.0", ending)
 
     def test_invalid_names(self) -> None:
         with fake_dns() as dns, running() as client:
@@ -364,6 +371,11 @@ class AvoidedZonesTest(unittest.TestCase):
         self.assertEqual((several["nodeSelector"], names["nodeSelector"]), ({}, {}))
         self.assertEqual(names["zone"], "eu-central-1b")
 
+    def test_a_name_that_is_partly_in_an_avoided_zone_lets_nothing_be_insisted_on(self) -> None:
+        lb = ["192.168.0.1", "192.168.32.1"]
+        with fake_dns(lb=lb), running(AVOID_ZONES="eu-central-1b") as client:
+            self.assertEqual(client.lookup("192.168.65.7", "lb.test").body["nodeSelector"], {})
+
 
 class AllowedDomainsTest(unittest.TestCase):
     # names, and whether they are in one of the domains db.test and example.com
@@ -439,11 +451,15 @@ class SeveralNamesTest(unittest.TestCase):
             {"CIDRBlock": f"10.{number}.0.0/16", "AvailabilityZone": f"zone-{number}"}
             for number in range(8)
         ]
-        with running(table) as client:
-            body = client.lookup(*(f"10.{number}.0.1" for number in reversed(range(8)))).body
-        weights = [100, 50, 25, 12, 6, 3, 1]
-        self.assertEqual([term["weight"] for term in body["nodeLabels"]], weights)
-        self.assertEqual(body["nodeLabels"][-1]["values"], ["zone-0", "zone-1"])
+        uneven = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.1.0.1"]
+        with fake_dns(uneven=uneven), running(table) as client:
+            names = [f"10.{number}.0.1" for number in range(2, 8)]
+            for last in (["10.0.0.1", "10.1.0.1"], ["uneven.test"]):
+                with self.subTest(last):
+                    terms = client.lookup(*names, *last).body["nodeLabels"]
+                    weights = [term["weight"] for term in terms]
+                    self.assertEqual(weights, [100, 50, 25, 12, 6, 3, 1])
+                    self.assertEqual(terms[-1]["values"], ["zone-0", "zone-1"])
 
     def test_a_label_of_several_names_is_given_once_with_its_highest_weight(self) -> None:
         with running(RACKS) as client:
