@@ -165,18 +165,11 @@ CASES: dict[str, tuple[dict[str, str], dict[int, str]]] = {
             'lookups_total{outcome="ResolverTimeout"}': steps((65, 0), (25, 60)),
             "dns_stale_answers_total": steps((60, 0), (5, 60)),
         },
-        {64: "", 68: "StaleAnswers", 75: "LookupsFail", 90: "LookupsFail", 120: ""},
+        {64: "", 68: "StaleAnswers", 75: "LookupsFail", 110: "LookupsFail", 120: ""},
     ),
     "one of two DNS servers is away": (
         {"dns_stale_answers_total": steps((60, 0), (60, 6))},
         {60: "", 64: "", 70: "StaleAnswers", 120: "StaleAnswers", 126: ""},
-    ),
-    "a defect": (
-        {
-            'lookups_total{outcome="Success"}': steps((60, 60), (60, 30)),
-            'lookups_total{outcome="InternalError"}': steps((60, 0), (60, 30)),
-        },
-        {62: "", 75: "LookupsFail", 120: "LookupsFail", 160: ""},
     ),
     "the counters begin anew": (
         {'lookups_total{outcome="ResolverTimeout"}': f"2x60 {always(0)}"},
@@ -278,6 +271,19 @@ CASES: dict[str, tuple[dict[str, str], dict[int, str]]] = {
     ),
 }
 
+for reason in ("ResolverFailure", "ResolverTimeout", "Overloaded", "InternalError"):
+    CASES[f"a fifth ends with {reason}"] = (
+        {
+            'lookups_total{outcome="Success"}': steps((60, 60), (60, 48)),
+            f'lookups_total{{outcome="{reason}"}}': steps((60, 0), (60, 12)),
+        },
+        {62: "", 90: "LookupsFail", 120: "LookupsFail", 160: ""},
+    )
+    CASES[f"all end with {reason}, once in an hour"] = (
+        quiet(**{reason: steps((10, 0), (1, 1), (59, 0), (1, 1), (59, 0), (1, 1))}),
+        {130: "", 145: "", 162: "NoAnswers", MINUTES: "NoAnswers"},
+    )
+
 # Everything at once, and what each alert says of it, besides its labels.
 BROKEN: dict[str, str] = {
     'lookups_total{outcome="Success"}': steps((MINUTES, 1)),
@@ -298,7 +304,10 @@ SUMMARIES: dict[str, tuple[dict[str, str], str]] = {
     "LookupsFail": (TARGET, "Of the lookups at a, only 2.439% are answered."),
     "NoAnswers": (SERVICE, "Of the last day's lookups at j in n, hardly any was answered."),
     "StaleAnswers": (TARGET, "DNS fails for a, which goes on with old addresses."),
-    "Slow": (TARGET, "Lookups at a take 4.974s (p99), and who asks waits for 3s."),
+    "Slow": (
+        TARGET,
+        "More than one of a hundred lookups at a takes longer than 2.5 s, and who asks waits for 3 s.",
+    ),
     "ExampleTable": (TARGET, "The table of subnets at a is the example, not yours."),
     "TableNotReloaded": (
         TARGET | {"outcome": "failure"},

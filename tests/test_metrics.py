@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import re
 import resource
+import shutil
 import socket
 import string
+import subprocess
 import time
 import unittest
 from collections.abc import Iterator
@@ -147,6 +149,19 @@ class FormatTest(unittest.TestCase):
                 self.assertTrue(family.help.endswith("."))
                 self.assertEqual(name.endswith("_total"), family.type == "counter")
                 self.assertTrue(family.samples or family.type == "counter")
+
+    @unittest.skipUnless(
+        shutil.which("promtool"), "promtool (Debian package prometheus) is not on PATH"
+    )
+    def test_promtool_has_no_objections(self) -> None:
+        with serving() as (client, _):
+            for _, target, method in REQUESTS:
+                client.request(target, method)
+            text = client.request("/metrics").body
+        done = subprocess.run(
+            ["promtool", "check", "metrics"], input=text, capture_output=True, text=True
+        )
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
 
     def test_label_values_are_escaped(self) -> None:
         counter = Counter("x_total", "X.", "a", "b")
