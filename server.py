@@ -28,7 +28,7 @@ from urllib.parse import urlencode
 
 import log
 from connection import BACKLOG, ConnectionHandler, ConnectionServer
-from errors import NotFound, ServiceError, ShuttingDown, shown
+from errors import InternalError, NotFound, ServiceError, ShuttingDown, shown
 from metrics import CONTENT_TYPE, Counter, Family, Gauge, Histogram, process, render
 from placement import Answer, Placement, error_body, names_in, to_json
 from resolver import MAX_QUERIES, Resolver, Result, configure_c_library, parse_name
@@ -68,6 +68,20 @@ ENDPOINTS = {
     "/readyz": "whether it is ready for requests",
     "/metrics": "metrics for Prometheus",
 }
+
+# What may come of a lookup.
+OUTCOMES = (
+    "Success",
+    "InvalidRequest",
+    "InvalidName",
+    "NameNotAllowed",
+    "NameNotFound",
+    "ZoneNotFound",
+    "ResolverFailure",
+    "ResolverTimeout",
+    "Overloaded",
+    "InternalError",
+)
 
 
 def _domain(value: str) -> str:
@@ -150,6 +164,9 @@ class LookupServer(ConnectionServer):
         self.zones = Counter(
             "zone_answers_total", "Lookups answered, by zone; several for more than one.", "zone"
         )
+        self.lookups = Counter("lookups_total", "Lookups, by what came of them.", "outcome")
+        # From 0 on: Prometheus sees no increase in what begins at 1, and errors may be rare.
+        self.lookups.values = {(outcome,): 0 for outcome in OUTCOMES}
         self.durations = Histogram("lookup_duration_seconds", "From a lookup to its answer.")
         self._lines_dropped = [lines_dropped] if lines_dropped else []
         self._stopping = asyncio.Event()
@@ -158,6 +175,7 @@ class LookupServer(ConnectionServer):
         """All families, in the order they are shown."""
         return [
             self.requests,
+            self.lookups,
             self.durations,
             self.zones,
             *self.resolver.metrics(),
@@ -208,6 +226,15 @@ class LookupServer(ConnectionServer):
             return self.placement.answer(results)
         except ServiceError as error:
             return error
+
+    def account(self, outcome: Outcome, duration: float) -> None:
+        """Counts a lookup that took so many seconds, whoever asked for it."""
+        self.durations.observe(duration)
+        if isinstance(outcome, ServiceError):
+            self.lookups.increment(outcome.reason)
+        else:
+            self.lookups.increment("Success")
+            self.zones.increment(outcome.zone if outcome.is_in_one_zone else "several")
 
     def stop(self) -> None:
         """Is no longer ready, and stops after `SHUTDOWN_DELAY`."""
@@ -271,16 +298,15 @@ class LookupHandler(ConnectionHandler):
         self.send_outcome(started, ",".join(results), self.server.answer(results))
 
     def send_outcome(self, started: float, asked: str, outcome: Outcome) -> None:
-        """Answers the lookup and accounts for it: its line in the log, its duration, its zone."""
+        """Answers the lookup and accounts for it, also by its line in the log."""
         if isinstance(outcome, ServiceError):
             self.send_error_body(outcome)
             found = f"reason={outcome.reason}"
         else:
             self.send_json(200, outcome.body)
             found = f"address={outcome.address} zone={outcome.zone}"
-            self.server.zones.increment(outcome.zone if outcome.is_in_one_zone else "several")
         duration = perf_counter() - started
-        self.server.durations.observe(duration)
+        self.server.account(outcome, duration)
         logging.info("lookup %s %s ms=%.2f", shown(asked), found, duration * 1000)
 
     def send_json(self, status: int, body: bytes, fields: str = "") -> None:
@@ -291,6 +317,8 @@ class LookupHandler(ConnectionHandler):
 
     def send_service_error(self, error: ServiceError) -> None:
         """Refuses what is no lookup, with a line in the log: no line means that nobody called."""
+        if isinstance(error, InternalError):  # a lookup after all, most likely
+            self.server.lookups.increment(error.reason)
         self.send_error_body(error)
         logging.info("refused %s reason=%s", shown(self.requestline), error.reason)
 

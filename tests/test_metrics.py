@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import re
 import resource
+import shutil
 import socket
 import string
+import subprocess
 import time
 import unittest
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from unittest import mock
 from urllib.parse import quote
 
 from metrics import DURATION_BUCKETS, Counter, Gauge, Histogram, render
-from server import __version__
+from server import OUTCOMES, __version__
 from tests.support import SUBNETS, Client, FakeDNS, fake_dns, running, wait_until
 
 PREFIX = "automatic_zone_placement_"
@@ -44,6 +46,15 @@ REQUESTS = [
     ('requests_total{endpoint="/readyz",status="200"}', "/readyz?x", "GET"),
     ('requests_total{endpoint="other",status="404"}', "/no/such/path", "GET"),
     ('requests_total{endpoint="other",status="405"}', "/no/such/path", "BREW"),
+    ('lookups_total{outcome="Success"}', "/lookup?fqdn=db.test", "GET"),
+    ('lookups_total{outcome="Success"}', "/lookup?fqdn=db.test,none.test", "GET"),
+    ('lookups_total{outcome="InvalidRequest"}', "/lookup", "GET"),
+    ('lookups_total{outcome="InvalidName"}', "/lookup?fqdn=1.2.3", "GET"),
+    ('lookups_total{outcome="NameNotAllowed"}', "/lookup?fqdn=db.example", "GET"),
+    ('lookups_total{outcome="NameNotFound"}', "/lookup?fqdn=none.test", "GET"),
+    ('lookups_total{outcome="ZoneNotFound"}', "/lookup?fqdn=10.9.9.9", "GET"),
+    ('lookups_total{outcome="ResolverFailure"}', "/lookup?fqdn=failing.test", "GET"),
+    ('lookups_total{outcome="ResolverTimeout"}', "/lookup?fqdn=silent.test", "GET"),
     ("lookup_duration_seconds_count", "/lookup?fqdn=192.168.1.7", "GET"),
     ("lookup_duration_seconds_count", "/lookup?fqdn=db.test", "GET"),
     ("lookup_duration_seconds_count", "/lookup", "GET"),
@@ -112,7 +123,7 @@ def serving(**settings: str) -> Iterator[tuple[Client, FakeDNS]]:
         "two": ["192.168.0.1", "192.168.32.1"],
         "failing": socket.gaierror(socket.EAI_FAIL, "failed"),
     }
-    environment = {"DNS_TIMEOUT": "0.05"} | settings
+    environment = {"DNS_TIMEOUT": "0.05", "ALLOWED_DOMAINS": "test"} | settings
     with fake_dns(**answers) as dns, running(max_connections=100, **environment) as client:
         dns.silent = {"silent.test"}
         yield client, dns
@@ -138,6 +149,19 @@ class FormatTest(unittest.TestCase):
                 self.assertTrue(family.help.endswith("."))
                 self.assertEqual(name.endswith("_total"), family.type == "counter")
                 self.assertTrue(family.samples or family.type == "counter")
+
+    @unittest.skipUnless(
+        shutil.which("promtool"), "promtool (Debian package prometheus) is not on PATH"
+    )
+    def test_promtool_has_no_objections(self) -> None:
+        with serving() as (client, _):
+            for _, target, method in REQUESTS:
+                client.request(target, method)
+            text = client.request("/metrics").body
+        done = subprocess.run(
+            ["promtool", "check", "metrics"], input=text, capture_output=True, text=True
+        )
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
 
     def test_label_values_are_escaped(self) -> None:
         counter = Counter("x_total", "X.", "a", "b")
@@ -239,6 +263,21 @@ class MovementTest(unittest.TestCase):
             client.lookup("db.test")
             self.assertEqual(client.metric('dns_resolutions_total{outcome="Overloaded"}'), 1)
             self.assertEqual(client.metric('requests_total{endpoint="/lookup",status="503"}'), 1)
+            self.assertEqual(client.metric('lookups_total{outcome="Overloaded"}'), 1)
+
+    def test_a_defect(self) -> None:
+        with serving() as (client, _), self.assertLogs(level="ERROR"):
+            with mock.patch.object(client.server, "answer", side_effect=ZeroDivisionError):
+                client.lookup("192.168.1.7")
+            self.assertEqual(client.metric('lookups_total{outcome="InternalError"}'), 1)
+
+    def test_every_outcome_is_there_before_its_first(self) -> None:
+        with serving() as (client, _):
+            samples = scrape(client)[f"{PREFIX}lookups_total"].samples
+        self.assertEqual(
+            {each.labels: each.value for each in samples},
+            dict.fromkeys((f'{{outcome="{outcome}"}}' for outcome in OUTCOMES), 0),
+        )
 
     def test_queries_under_way(self) -> None:
         with serving() as (client, dns):

@@ -73,6 +73,8 @@ OPTIONS: dict[str, tuple[Callable[[Objects], Any], Any]] = {
     "kyverno/none": (engines, set()),
     "components/image": (repository, NAME),
     "components/servicemonitor": (lambda each: "ServiceMonitor" in each, True),
+    "components/alerts": (lambda each: "PrometheusRule" in each, True),
+    "components/dashboard": (lambda each: f"ConfigMap {NAME}.json" in each, True),
     "disableNameSuffixHash": (lambda each: config_map_of("subnets", each), f"{NAME}-subnets"),
     "SUBNETS_FILE": (lambda each: settings(each)["SUBNETS_FILE"], "/subnets/subnets.json.gz"),
     "NODE_LABEL": (lambda each: settings(each)["NODE_LABEL"], "topology.k8s.aws/zone-id"),
@@ -90,8 +92,11 @@ OPTIONS: dict[str, tuple[Callable[[Objects], Any], Any]] = {
     ),
     "kind: Namespace": (lambda each: "Namespace" in each, False),
     "kube-prometheus-stack": (
-        lambda each: each["ServiceMonitor"]["metadata"]["labels"]["release"],
-        "kube-prometheus-stack",
+        lambda each: [
+            each[kind]["metadata"]["labels"]["release"]
+            for kind in ("ServiceMonitor", "PrometheusRule")
+        ],
+        ["kube-prometheus-stack", "kube-prometheus-stack"],
     ),
 }
 
@@ -101,7 +106,7 @@ OTHER_ENGINES = {"deploy/opa", "kyverno/none"}
 # Options that are for a component.
 NEEDED = {
     "registry.example.com": ("deploy/components/image",),
-    "kube-prometheus-stack": ("deploy/components/servicemonitor",),
+    "kube-prometheus-stack": ("deploy/components/servicemonitor", "deploy/components/alerts"),
 }
 
 

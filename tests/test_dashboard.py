@@ -1,0 +1,114 @@
+"""The dashboard: that Grafana finds it, and that its queries are about what there is."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import unittest
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+from tests.manifests import NAME, ROOT, render
+from tests.prometheus import FOREIGN, PENDING, metrics_in, promtool, scraped, values_in
+
+COMPONENT = ROOT / "deploy" / "components" / "dashboard"
+DASHBOARD: dict[str, Any] = json.loads((COMPONENT / f"{NAME}.json").read_text())
+PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
+
+# What Grafana puts in the place of its variables.
+VARIABLES = {"$__rate_interval": "5m", "$__range": "6h", "$cluster": ".*", "$namespace": ".*"}
+
+WIDTH = 24
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    """The title of each panel with each of its queries."""
+    for panel in PANELS:
+        for target in panel.get("targets", []):
+            yield panel["title"], target["expr"]
+
+
+def without_variables(query: str) -> str:
+    for name, value in VARIABLES.items():
+        query = query.replace(name, value)
+    return query
+
+
+def cells(panel: dict[str, Any]) -> set[tuple[int, int]]:
+    """Where the panel is."""
+    at = panel["gridPos"]
+    return {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+
+
+class DashboardTest(unittest.TestCase):
+    def test_it_is_the_same_one_after_an_upgrade(self) -> None:
+        self.assertEqual(DASHBOARD["uid"], NAME)
+        self.assertNotIn("id", DASHBOARD)
+
+    def test_it_asks_for_the_data_source_the_cluster_and_the_namespace(self) -> None:
+        names = [each["name"] for each in DASHBOARD["templating"]["list"]]
+        self.assertEqual(names, ["datasource", "cluster", "namespace"])
+        chosen = {"type": "prometheus", "uid": "${datasource}"}
+        for panel in PANELS:
+            for each in [panel, *panel["targets"]] if panel["type"] != "row" else []:
+                self.assertEqual(each["datasource"], chosen)
+
+    def test_every_query_is_about_the_cluster_and_the_namespace(self) -> None:
+        for title, query in queries():
+            for name, selector in re.findall(r"(\w+)\{(.*?)\}", query):
+                with self.subTest(title, metric=name):
+                    self.assertIn('cluster=~"$cluster"', selector)
+                    if name not in FOREIGN:
+                        self.assertIn('namespace=~"$namespace"', selector)
+            self.assertEqual(set(re.findall(r"(\w+)\{", query)), metrics_in(query))
+
+    def test_every_metric_is_there(self) -> None:
+        known = {metric for metric, _, _ in scraped()} | FOREIGN | PENDING
+        for title, query in queries():
+            with self.subTest(title):
+                self.assertLessEqual(metrics_in(query), known)
+
+    def test_every_value_of_a_label_is_there(self) -> None:
+        for title, query in queries():
+            for metric, label, value in values_in(query):
+                if metric not in FOREIGN | PENDING:
+                    with self.subTest(title):
+                        self.assertIn((metric, label, value), scraped())
+
+    @unittest.skipUnless(
+        shutil.which("promtool"), "promtool (Debian package prometheus) is not on PATH"
+    )
+    def test_every_query_is_valid(self) -> None:
+        rules = [
+            {"record": f"query:{number}", "expr": without_variables(query)}
+            for number, (_, query) in enumerate(queries())
+        ]
+        self.assertEqual(promtool("check", {"groups": [{"name": NAME, "rules": rules}]}), "")
+
+    def test_every_panel_says_what_it_shows(self) -> None:
+        for panel in PANELS:
+            with self.subTest(panel["title"]):
+                if panel["type"] != "row":
+                    self.assertTrue(panel["description"].endswith("."))
+                    self.assertTrue(panel["targets"])
+        self.assertEqual(len({panel["id"] for panel in PANELS}), len(PANELS))
+
+    def test_no_panel_covers_another(self) -> None:
+        for one, other in combinations(PANELS, 2):
+            self.assertFalse(cells(one) & cells(other), (one["title"], other["title"]))
+        self.assertLess(max(x for panel in PANELS for x, _ in cells(panel)), WIDTH)
+
+
+@unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
+class ComponentTest(unittest.TestCase):
+    def test_the_sidecar_finds_it(self) -> None:
+        (found,) = render(COMPONENT).values()
+        self.assertEqual(found["metadata"]["name"], f"{NAME}-dashboard")
+        self.assertEqual(found["metadata"]["labels"]["grafana_dashboard"], "1")
+        self.assertEqual(json.loads(found["data"][f"{NAME}.json"]), DASHBOARD)
+
+
+if __name__ == "__main__":
+    unittest.main()
