@@ -19,10 +19,10 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 from urllib.parse import urlencode
 
@@ -31,6 +31,7 @@ from connection import BACKLOG, ConnectionHandler, ConnectionServer
 from errors import InternalError, NotFound, ServiceError, ShuttingDown, shown
 from metrics import CONTENT_TYPE, Counter, Family, Gauge, Histogram, process, render
 from placement import Answer, Placement, error_body, names_in, to_json
+from reload import TableFile
 from resolver import MAX_QUERIES, Resolver, Result, configure_c_library, parse_name
 from settings import (
     LOG_LEVELS,
@@ -49,7 +50,6 @@ from subnets import (
     InvalidSubnets,
     SubnetTable,
     pasted_table,
-    read_files,
 )
 
 __version__ = "2.0.0"
@@ -152,7 +152,12 @@ class LookupServer(ConnectionServer):
     ) -> None:
         super().__init__(LookupHandler, max_connections)
         self.settings = settings
-        self.placement = Placement(table, settings.node_label, settings.avoid_zones)
+        self.use(table)
+        self.reloads = Counter(
+            "subnets_reloads_total", "Times that SUBNETS_FILE was read again.", "outcome"
+        )
+        self.reloads.values = {("success",): 0, ("failure",): 0}
+        self._problems: list[str] = []
         self.resolver = Resolver(
             timeout=settings.dns_timeout,
             cache_ttl=settings.dns_cache_ttl,
@@ -171,6 +176,30 @@ class LookupServer(ConnectionServer):
         self._lines_dropped = [lines_dropped] if lines_dropped else []
         self._stopping = asyncio.Event()
 
+    def use(self, table: SubnetTable) -> None:
+        """Answers from this table from now on, in one step."""
+        settings = self.settings
+        self.placement = Placement(table, settings.node_label, settings.avoid_zones)
+        self.loaded_at = time()
+        # What is remembered of a former placement, but must not keep its table in memory.
+        self._epoch = object()
+
+    def reload(self, read: SubnetTable | InvalidSubnets) -> None:
+        """Goes on with this table, or else with the one of before, saying once what is wrong."""
+        if isinstance(read, SubnetTable):
+            self.reloads.increment("success")
+            self.use(read)
+            self._problems = []
+            logging.info("read %s again: %d subnets", self.settings.subnets_file, len(read))
+            warn(table_warnings(self.settings, read))
+            return
+        self.reloads.increment("failure")
+        if read.problems != self._problems:
+            self._problems = read.problems
+            for problem in read.problems:
+                logging.error("%s", problem)
+            logging.error("the %d subnets of before stay in use", len(self.placement.table))
+
     def metrics(self) -> list[Family]:
         """All families, in the order they are shown."""
         return [
@@ -187,6 +216,12 @@ class LookupServer(ConnectionServer):
                 "Whether the table is the example that is shipped.",
                 lambda: int(self.placement.table.is_example),
             ),
+            Gauge(
+                "subnets_loaded_timestamp_seconds",
+                "When the table was read, in Unix time.",
+                lambda: self.loaded_at,
+            ),
+            self.reloads,
             Gauge(
                 "build_info",
                 "The version that runs; always 1.",
@@ -214,10 +249,10 @@ class LookupServer(ConnectionServer):
         first = next(iter(results.values()))
         if len(results) > 1 or isinstance(first, ServiceError):
             return self._new_answer(results)
-        placement, outcome = first.memo
-        if placement is not self.placement:
+        epoch, outcome = first.memo
+        if epoch is not self._epoch:
             outcome = self._new_answer(results)
-            first.memo = self.placement, outcome
+            first.memo = self._epoch, outcome
         assert isinstance(outcome, Answer | ServiceError)
         return outcome
 
@@ -225,7 +260,7 @@ class LookupServer(ConnectionServer):
         try:
             return self.placement.answer(results)
         except ServiceError as error:
-            return error
+            return error.with_traceback(None)  # which has the table in it
 
     def account(self, outcome: Outcome, duration: float) -> None:
         """Counts a lookup that took so many seconds, whoever asked for it."""
@@ -397,15 +432,15 @@ def main(arguments: Sequence[str]) -> int:
     asked = names_to_explain(arguments) if arguments else None
     try:
         settings = ServerSettings.from_environment(os.environ)
-        file, label = settings.subnets_file, settings.node_label
-        table = read_files([file], label) if file else pasted_table(label)
+        path, label = settings.subnets_file, settings.node_label
+        file = TableFile(path, label) if path else None
+        table = file.read() if file else pasted_table(label)
     except InvalidSetting as error:
         return _complain(str(error))
     except InvalidSubnets as error:
         return _complain(*error.problems)
     configure_c_library(os.environ, settings.dns_timeout)
-    warnings = [*ServerSettings.misspelt(os.environ), *_unknown_zones(settings, table)]
-    warnings += table.warnings
+    warnings = [*ServerSettings.misspelt(os.environ), *table_warnings(settings, table)]
     if asked is not None:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -417,16 +452,22 @@ def main(arguments: Sequence[str]) -> int:
         why = str(error.strerror).partition(" (while")[0]  # there it repeats the address
         return _complain(f"cannot listen on {where}: {why}")
     handler = log.start(settings.log_level)
-    for warning in warnings:
-        logging.warning("%s", warning)
-    asyncio.run(run(settings, table, listener, handler.dropped if handler else None))
+    warn(warnings)
+    asyncio.run(run(settings, table, file, listener, handler.dropped if handler else None))
     return 0
 
 
-def _unknown_zones(settings: ServerSettings, table: SubnetTable) -> Iterator[str]:
+def table_warnings(settings: ServerSettings, table: SubnetTable) -> Iterator[str]:
+    """What is usable but looks wrong about a table, and about the settings if this is the table."""
     for zone in settings.avoid_zones:
         if zone not in table.zones:
             yield f"AVOID_ZONES has {shown(zone)}, which is no zone in the table"
+    yield from table.warnings
+
+
+def warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        logging.warning("%s", warning)
 
 
 async def explain(settings: ServerSettings, table: SubnetTable, asked: str) -> int:
@@ -455,11 +496,13 @@ async def explain(settings: ServerSettings, table: SubnetTable, asked: str) -> i
 async def run(
     settings: ServerSettings,
     table: SubnetTable,
+    file: TableFile | None,
     listener: socket.socket,
     lines_dropped: Counter | None,
 ) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends the process at once."""
     server = LookupServer(settings, table, raise_connection_limit(), lines_dropped)
+    loop = asyncio.get_running_loop()
 
     def stop(number: signal.Signals) -> None:
         if server.draining:
@@ -468,7 +511,10 @@ async def run(
         server.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+        loop.add_signal_handler(number, stop, number)
+    if file:
+        file.watch(loop, server.reload)
+        loop.add_signal_handler(signal.SIGHUP, file.read_again)
     address, port, *_ = listener.getsockname()
     logging.info("listening on %s port %d, %s", address, port, _summary(settings, table, port))
     await server.serve(listener)

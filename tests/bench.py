@@ -21,6 +21,7 @@ import functools
 import ipaddress
 import itertools
 import json
+import re
 import shlex
 import signal
 import sys
@@ -63,6 +64,8 @@ from tests.laboratory import (
 MANY = 50_000
 SUBNETS = 100_000
 SILENT = 1_000
+RELOADS = 4
+RELOAD_PAUSE = 2.0
 DNS_TIMEOUT = 1.0  # seconds: the service's default deadline for a lookup
 LIBRARY_GIVES_UP = 10.0  # seconds: the C library's default, two tries of five seconds
 DOCUMENTED = {200, 400, 404, 405, 502, 503, 504}
@@ -371,6 +374,37 @@ def many_subnets() -> list[dict[str, str]]:
     return [{"CIDRBlock": str(network), **zone} for network, zone in pairs]
 
 
+async def measure_reload(bench: Bench) -> None:
+    """Read a hundred thousand subnets again and again, while lookups come at a steady rate."""
+    file = bench.scratch / "subnets.json"
+    file.write_text(json.dumps(many_subnets()))
+    runs = [await reload_under_load(bench, str(file)) for _ in range(bench.rounds)]
+    withouts, withs, counts, memories = zip(*runs, strict=True)
+    title = f"{SUBNETS:,} subnets, read {min(counts):.0f} times in {RELOADS * RELOAD_PAUSE:.0f} s"
+    failed = sum(load.failed for load in withs)
+    bench.add(f"{title}: lookups failed", "0", str(failed))
+    for name in ("p50", "p99"):
+        with_, without = ([getattr(load, name) for load in run] for run in (withs, withouts))
+        bench.add(f"{title}: {name}", "≤ 2 x", beside(with_, without, " ms"))
+    bench.add(f"{title}: memory", "", f"{number(max(memories))} MiB")
+
+
+async def reload_under_load(bench: Bench, file: str) -> tuple[Load, Load, float, float]:
+    async def reload() -> None:
+        for _ in range(RELOADS):
+            it.process.send_signal(signal.SIGHUP)
+            await asyncio.sleep(RELOAD_PAUSE)
+
+    async with running(bench.own, SUBNETS_FILE=file) as it:
+        await warm(it)
+        how = Pressure(seconds=RELOADS * RELOAD_PAUSE, rate=1000)
+        without = await wrk(it, it.paths(NAMES), how)
+        with_, _ = await asyncio.gather(wrk(it, it.paths(NAMES), how), reload())
+        metrics = (await ask(it, "/metrics")).body.decode()
+        (count,) = re.findall(r'subnets_reloads_total{outcome="success"} (\d+)', metrics)
+        return without, with_, int(count), it.rss()
+
+
 # --- everything at once --------------------------------------------------------------------------
 
 
@@ -450,6 +484,7 @@ MEASURES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "silent": measure_silent,
     "many": measure_many,
     "subnets": measure_subnets,
+    "reload": measure_reload,
 }
 
 AGAINST = """another server: its command, which gets the environment variable PORT and runs in the

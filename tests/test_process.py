@@ -137,11 +137,11 @@ FEW_LINES = "import log; log.MAX_LINES = 10"
 
 # SIGTERM, while the table is read.
 SIGNAL_ITSELF = """
-import os, server, signal, time
+import os, reload, signal, time
 def read_files(paths, label):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(10)
-server.read_files = read_files
+reload.read_files = read_files
 """
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} (?:INFO|WARNING|ERROR) .+")

@@ -1,0 +1,148 @@
+"""The file that `SUBNETS_FILE` names: read at start, and again whenever it has changed.
+
+    python3 reload.py FILE NODE_LABEL
+
+is how it is read again: by a process of its own. In a thread it would hold up the
+event loop a hundred times over, as the two would have to share one interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Event, Thread
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from subnets import InvalidSubnets, SubnetTable, read_files
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+__all__ = ["TableFile"]
+
+# Seconds between two looks. A file is read when two of them have found the same: who writes
+# into it where it is, instead of putting another in its place, has had time to finish.
+INTERVAL = 2.0
+
+# Seconds after which a file that cannot be used is tried again though it is the same: what
+# was in the way may be gone. So its metric goes on telling, too.
+RETRY_INTERVAL = 60.0
+
+# Seconds for which a file may be read. A hundred thousand subnets take half of one.
+READ_TIMEOUT = 300
+
+# A table can wait, lookups cannot.
+NICENESS = 10
+
+# How the file is told from one that was read already; None if there is none. Through all
+# symbolic links: the kubelet changes one of them when it swaps a ConfigMap's files. The time
+# is that of the last change of any kind, which nobody can set back as that of the content.
+Version = tuple[int, int, int, int] | None
+
+
+class TableFile:
+    """A file with a table of subnets; `node_label` is the label that stands for the zone."""
+
+    def __init__(self, path: str, node_label: str) -> None:
+        self.path = path
+        self.node_label = node_label
+        self._version: Version = None  # of what was read last
+        self._retry_at: float | None = None
+        self._hurry = Event()
+        self._ended = False
+
+    def read(self) -> SubnetTable:
+        """The table that is in the file now. Raises `InvalidSubnets`."""
+        self._version = self._look()  # before it is read, or a change meanwhile would be missed
+        return read_files([self.path], self.node_label)
+
+    def watch(
+        self, loop: AbstractEventLoop, use: Callable[[SubnetTable | InvalidSubnets], None]
+    ) -> None:
+        """From now on, `use` is called on the loop whenever the file has been read again."""
+        # A daemon: neither a long table nor a file system that hangs delays the exit.
+        Thread(target=self._watch, args=(loop, use), daemon=True).start()
+
+    def read_again(self) -> None:
+        """Has it read now, whether or not it has changed."""
+        self._hurry.set()
+
+    def unwatch(self) -> None:
+        """Has it never read again."""
+        self._ended = True
+        self._hurry.set()
+
+    def _watch(
+        self, loop: AbstractEventLoop, use: Callable[[SubnetTable | InvalidSubnets], None]
+    ) -> None:
+        while self._wait():
+            self._version = self._look()
+            outcome = self._read_apart()
+            is_bad = isinstance(outcome, InvalidSubnets)
+            self._retry_at = monotonic() + RETRY_INTERVAL if is_bad else None
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(use, outcome)
+
+    def _wait(self) -> bool:
+        """Waits until the file is to be read; False if it no longer is."""
+        before = self._version
+        while not self._hurry.wait(INTERVAL):
+            found = self._look()
+            if found == before and self._is_due(found):
+                break
+            before = found
+        self._hurry.clear()
+        return not self._ended
+
+    def _is_due(self, version: Version) -> bool:
+        return version != self._version or (
+            self._retry_at is not None and monotonic() >= self._retry_at
+        )
+
+    def _look(self) -> Version:
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size
+
+    def _read_apart(self) -> SubnetTable | InvalidSubnets:
+        """What another process finds in the file."""
+        import pickle  # only now, because most have no use for it
+
+        try:
+            found = subprocess.run(
+                [sys.executable, __file__, self.path, self.node_label],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is not meant for it
+                check=True,
+            )
+            table, problems = pickle.loads(found.stdout)
+        except Exception as error:  # whatever it is, it must not end the looks that follow
+            return InvalidSubnets([f"{self.path}: cannot be read: {error}"])
+        return InvalidSubnets(problems) if table is None else table
+
+
+def main(path: str, node_label: str) -> None:
+    """Writes to standard output what is in the file, or what is wrong with it."""
+    import pickle
+
+    signal.alarm(READ_TIMEOUT)  # it ends then even if nobody waits for it any more
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.nice(NICENESS)
+    table, problems = None, list[str]()
+    try:
+        table = read_files([path], node_label)
+    except InvalidSubnets as error:
+        problems = error.problems
+    sys.stdout.buffer.write(pickle.dumps((table, problems)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
