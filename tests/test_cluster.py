@@ -89,6 +89,12 @@ class ClusterTest(unittest.TestCase):
         self.require("mutatingpolicies.policies.kyverno.io")
         self.check_no_drift_for_a_client("kyverno/mutatingpolicy")
 
+    def test_no_drift_with_relocation(self) -> None:
+        self.check_no_drift("deploy/components/relocation")
+
+    def test_no_drift_with_relocation_for_a_client(self) -> None:
+        self.check_no_drift_for_a_client("deploy/components/relocation")
+
     def test_from_client_side_to_server_side(self) -> None:
         self.kustomize("apply")
         self.kustomize(*APPLY)

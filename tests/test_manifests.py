@@ -127,7 +127,7 @@ class VersionTest(unittest.TestCase):
     """Whatever names a version of this project names this one."""
 
     def test_references_and_images(self) -> None:
-        pattern = re.compile(rf"\?ref=v([\w.-]+)|\b{NAME}:(\d[\w.-]*)")
+        pattern = re.compile(rf"\?ref=v([\w.-]+)|\b{NAME}:(\d+\.[\w.-]*)")
         found = {
             (str(path.relative_to(ROOT)), reference or tag)
             for glob in ("*.md", "docs/**/*.md", "deploy/**/*.yaml")

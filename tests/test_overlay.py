@@ -71,6 +71,7 @@ OPTIONS: dict[str, tuple[Callable[[Objects], Any], Any]] = {
     "kyverno/mutatingpolicy": (engines, {"MutatingPolicy"}),
     "deploy/opa": (engines, {f"MutatingWebhookConfiguration {NAME}-opa"}),
     "kyverno/none": (engines, set()),
+    "components/relocation": (lambda each: "Deployment relocation" in each, True),
     "components/image": (repository, NAME),
     "components/servicemonitor": (lambda each: "ServiceMonitor" in each, True),
     "components/alerts": (lambda each: "PrometheusRule" in each, True),
