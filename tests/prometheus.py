@@ -23,8 +23,6 @@ PENDING = {
     "automatic_zone_placement_relocation_workloads_moving",
     "automatic_zone_placement_review_duration_seconds_bucket",
     "automatic_zone_placement_reviews_total",
-    "automatic_zone_placement_subnets_loaded_timestamp_seconds",
-    "automatic_zone_placement_subnets_reloads_total",
     "automatic_zone_placement_tls_certificate_expiry_timestamp_seconds",
     "automatic_zone_placement_tls_reload_failures_total",
     "automatic_zone_placement_webhook_open_connections",
