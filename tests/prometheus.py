@@ -8,6 +8,8 @@ import subprocess
 import tempfile
 from functools import cache
 
+import relocate
+from metrics import render
 from tests.test_process import serving
 
 # What is not ours, but the API server's and Prometheus' own.
@@ -15,12 +17,6 @@ FOREIGN = {"apiserver_admission_webhook_fail_open_count", "ALERTS"}
 
 # Of branches that are still to come.
 PENDING = {
-    "automatic_zone_placement_relocation_evictions_total",
-    "automatic_zone_placement_relocation_last_success_timestamp_seconds",
-    "automatic_zone_placement_relocation_pods",
-    "automatic_zone_placement_relocation_rounds_total",
-    "automatic_zone_placement_relocation_workloads_backed_off",
-    "automatic_zone_placement_relocation_workloads_moving",
     "automatic_zone_placement_review_duration_seconds_bucket",
     "automatic_zone_placement_reviews_total",
     "automatic_zone_placement_tls_certificate_expiry_timestamp_seconds",
@@ -73,6 +69,7 @@ def scraped() -> set[tuple[str, str, str]]:
     """Each metric that there is, each of its labels, and each of the values that this has."""
     with serving() as server:
         text = server.request("/metrics").body
+    text += render(relocate.Metrics().families()).decode()
     found = set()
     for line in re.findall(r"^(?!# HELP).+", text, re.MULTILINE):
         name, _, labels = line.removeprefix("# TYPE ").partition(" ")[0].partition("{")
