@@ -19,8 +19,6 @@ FOREIGN = {"apiserver_admission_webhook_fail_open_count", "ALERTS"}
 PENDING = {
     "automatic_zone_placement_review_duration_seconds_bucket",
     "automatic_zone_placement_reviews_total",
-    "automatic_zone_placement_subnets_loaded_timestamp_seconds",
-    "automatic_zone_placement_subnets_reloads_total",
     "automatic_zone_placement_tls_certificate_expiry_timestamp_seconds",
     "automatic_zone_placement_tls_reload_failures_total",
     "automatic_zone_placement_webhook_open_connections",
@@ -70,7 +68,8 @@ def promtool(command: str, document: object) -> str:
 def scraped() -> set[tuple[str, str, str]]:
     """Each metric that there is, each of its labels, and each of the values that this has."""
     with serving() as server:
-        text = server.request("/metrics").body + render(relocate.Metrics().families()).decode()
+        text = server.request("/metrics").body
+    text += render(relocate.Metrics().families()).decode()
     found = set()
     for line in re.findall(r"^(?!# HELP).+", text, re.MULTILINE):
         name, _, labels = line.removeprefix("# TYPE ").partition(" ")[0].partition("{")
