@@ -38,7 +38,7 @@ SUBNETS: list[dict[str, Any]] = [
 ]
 
 # For what must happen; a test that passes never waits so long.
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
