@@ -757,6 +757,16 @@ class DrainTest(unittest.TestCase):
             ):
                 self.assertEqual([each.status for each in responses(read_all(late))], [200])
 
+    def test_who_has_begun_to_ask_is_answered(self) -> None:
+        with running() as client, client.connect() as connection:
+            connection.sendall(HEALTHZ[:-1])
+            client.request("/healthz")  # by then the server has seen it
+            client.stop()
+            wait_until(client.is_refused)
+            connection.sendall(HEALTHZ[-1:])
+            (answer,) = responses(read_all(connection))
+        self.assertEqual((answer.status, answer.headers["Connection"]), (200, "close"))
+
     def test_requests_in_flight_are_finished_and_new_connections_refused(self) -> None:
         with fake_dns(db=["192.168.1.1"]) as dns, running(DNS_TIMEOUT="10") as client:
             dns.silent = {"db.test"}
