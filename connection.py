@@ -393,7 +393,7 @@ class ConnectionServer:
         self.buffer = memoryview(bytearray(MAX_HEAD))
         self._handler = handler
         self._max_connections = max_connections
-        self._listening: list[asyncio.Server] = []
+        self._listeners: list[socket.socket] = []
         self._sweeper: asyncio.Task[None] | None = None
 
     async def listen(self, listener: socket.socket) -> None:
@@ -402,12 +402,11 @@ class ConnectionServer:
         loop.set_exception_handler(self._loop_failed)
         self._sweeper = self._sweeper or loop.create_task(self._close_overdue())
         # To asyncio, a backlog is also the number of connections that it accepts at once.
-        self._listening.append(
-            await loop.create_server(
-                lambda: self._handler(self), sock=listener, backlog=ACCEPTED_AT_ONCE
-            )
+        await loop.create_server(
+            lambda: self._handler(self), sock=listener, backlog=ACCEPTED_AT_ONCE
         )
         listener.listen(BACKLOG)
+        self._listeners.append(listener)
 
     def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -451,8 +450,8 @@ class ConnectionServer:
         """Closes the listeners, lets requests in flight finish, and closes all connections."""
         self.draining = True
         await self._turns()  # who has come by now is accepted
-        for each in self._listening:
-            each.close()
+        while self._listeners:
+            self._stop_listening(self._listeners.pop())
         await self._turns()  # and what they have sent by now is read
         await self._finish()
         for connection in list(self.connections):
@@ -460,6 +459,11 @@ class ConnectionServer:
         if self._sweeper:
             self._sweeper.cancel()
         await self._turns()
+
+    def _stop_listening(self, listener: socket.socket) -> None:
+        # Not `asyncio.Server.close`: that lets down who has been accepted just now.
+        asyncio.get_running_loop().remove_reader(listener)
+        listener.close()
 
     async def _turns(self) -> None:
         for _ in range(BACKLOG // ACCEPTED_AT_ONCE):

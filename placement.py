@@ -205,7 +205,7 @@ def _weights(steps: Iterable[Mapping[Label, int]]) -> dict[Label, int]:
         most = max(shares.values())
         earned = {label: max(1, round(weight * share / most)) for label, share in shares.items()}
         for label, own in earned.items():
-            weights[label] = max(own, weights.get(label, 0))
+            weights.setdefault(label, own)  # what comes first is the highest
         weight = min(earned.values()) // 2
     return weights
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import random
@@ -730,6 +731,41 @@ class DrainTest(unittest.TestCase):
                 sent.set()
                 answers = [read_all(connection)[:15] for connection in opened]
         self.assertEqual(answers, [b"HTTP/1.1 200 OK"] * len(opened))
+
+    def drain_when_one_comes(self, client: Client, turns: int) -> socket.socket:
+        """Has the server stop when so many turns of its loop have passed since a client came."""
+        opened: list[socket.socket] = []
+
+        async def pass_by(_: object) -> None:
+            left = turns if not opened else 20
+            if not opened:
+                opened.append(client.connect())
+                opened[0].sendall(HEALTHZ)
+            for _ in range(left):
+                await asyncio.sleep(0)
+
+        with mock.patch.object(http.ConnectionServer, "_turns", pass_by):
+            client.drain()
+        return opened[0]
+
+    def test_who_is_accepted_just_before_it_stops_is_answered(self) -> None:
+        for turns in range(2, 6):
+            with (
+                self.subTest(turns),
+                running() as client,
+                self.drain_when_one_comes(client, turns) as late,
+            ):
+                self.assertEqual([each.status for each in responses(read_all(late))], [200])
+
+    def test_who_has_begun_to_ask_is_answered(self) -> None:
+        with running() as client, client.connect() as connection:
+            connection.sendall(HEALTHZ[:-1])
+            client.request("/healthz")  # by then the server has seen it
+            client.stop()
+            wait_until(client.is_refused)
+            connection.sendall(HEALTHZ[-1:])
+            (answer,) = responses(read_all(connection))
+        self.assertEqual((answer.status, answer.headers["Connection"]), (200, "close"))
 
     def test_requests_in_flight_are_finished_and_new_connections_refused(self) -> None:
         with fake_dns(db=["192.168.1.1"]) as dns, running(DNS_TIMEOUT="10") as client:

@@ -78,6 +78,12 @@ class LineHandlerTest(unittest.TestCase):
             self.log(MANY)
             self.handler.close()
 
+    def test_what_is_not_taken_at_once_is_written_bit_by_bit(self) -> None:
+        write = os.write
+        with mock.patch("os.write", lambda descriptor, data: write(descriptor, data[:30])):
+            self.log(10)
+            self.assertEqual(self.numbers(self.read()), list(range(10)))
+
     def test_lines_that_cannot_be_written_are_counted(self) -> None:
         os.close(self.reader)
         self.log(3)
