@@ -12,6 +12,7 @@ import struct
 import threading
 import unittest
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from functools import partialmethod
@@ -300,15 +301,18 @@ class Clock:
         wait_until(lambda: self._calls > calls + 2)
 
 
-# what a client sends before it falls silent, and for how many seconds its connection stays
+# what a client sends, piece by piece, before it falls silent, and for how many seconds its
+# connection stays
 USELESS = [
-    (b"", 15),
-    (b"GET /hea", 15),
-    (HEALTHZ, 120),
-    (HEALTHZ + b"GET", 15),
-    (b"hello\r\n", 15),
-    (request("/healthz", "Connection: close"), 15),
-    (request("/metrics"), 15),  # whose answer it does not read
+    ([], 15),
+    ([b"GET /hea"], 15),
+    ([HEALTHZ], 120),
+    ([LOOKUP], 120),
+    ([HEALTHZ + b"GET"], 15),
+    ([HEALTHZ[:9], HEALTHZ[9:], b"GET"], 15),
+    ([b"hello\r\n"], 15),
+    ([request("/healthz", "Connection: close")], 15),
+    ([request("/metrics")], 15),  # whose answer it does not read
 ]
 
 # target, and the path that is asked for
@@ -452,15 +456,26 @@ class PipeliningTest(unittest.TestCase):
         self.assertEqual([answer.status for answer in answers], [200, 200])
 
     def test_who_sends_no_more_is_still_answered(self) -> None:
-        with fake_dns(db=["192.168.1.1"]) as dns, running() as client:
+        for last in (HEALTHZ, request("/healthz", "Connection: close")):
+            with self.subTest(last):
+                self.assert_answered_at_its_end(LOOKUP + last)
+
+    def assert_answered_at_its_end(self, requests: bytes) -> None:
+        """Two requests, of which the first waits for DNS."""
+        with (
+            fake_dns(db=["192.168.1.1"]) as dns,
+            running() as client,
+            client.connect() as connection,
+        ):
             dns.silent = {"db.test"}
-            with client.connect() as connection:
-                connection.sendall(LOOKUP + HEALTHZ)
-                connection.shutdown(socket.SHUT_WR)
-                wait_until(lambda: dns.asked == ["db.test"])
-                dns.speak()
-                answers = responses(read_all(connection))
-        self.assertEqual([answer.status for answer in answers], [200, 200])
+            connection.sendall(requests)
+            connection.shutdown(socket.SHUT_WR)
+            wait_until(lambda: dns.asked == ["db.test"])
+            client.request("/healthz")  # by then the server has seen the end, too
+            dns.speak()
+            answers = responses(read_all(connection))
+            self.assertEqual([answer.status for answer in answers], [200, 200])
+            wait_until(lambda: not client.server.connections)
 
     def test_who_does_not_read_is_not_read_from(self) -> None:
         """A few kilobytes for each such connection, however much it sends."""
@@ -543,6 +558,22 @@ class BodyTest(unittest.TestCase):
                 with self.subTest(method):
                     (answer,) = exchange(client, head + bytes(size))
                     self.assertEqual(answer.status, status)
+
+    def test_what_came_while_it_waited_does_not_cost_the_answer(self) -> None:
+        data = request("/lookup?fqdn=db.test", "Connection: close") + bytes(8_000_000)
+        with fake_dns(db=["192.168.1.1"]) as dns, running() as client:
+            dns.silent = {"db.test"}
+            with client.connect() as connection, ThreadPoolExecutor() as pool:
+                sent = pool.submit(connection.sendall, data)
+                wait_until(
+                    lambda: (
+                        [each.transport.is_reading() for each in client.server.connections]
+                        == [False]
+                    )
+                )
+                dns.speak()
+                self.assertEqual([each.status for each in responses(read_all(connection))], [200])
+                self.assertIsNone(sent.result())
 
     def test_what_follows_a_refused_head_does_not_cost_the_answer(self) -> None:
         with running() as client:
@@ -639,12 +670,14 @@ class LimitTest(unittest.TestCase):
             mock.patch.object(http, "monotonic", clock),
             mock.patch.object(http, "SWEEP_INTERVAL", 0.001),
             mock.patch("server.render", return_value=bytes(10_000_000)),
-            running() as client,
+            fake_dns(db=["192.168.1.1"]),
+            running(DNS_CACHE_TTL="0") as client,
         ):
-            for beginning, seconds in USELESS:
-                with self.subTest(beginning), client.connect() as connection:
-                    connection.send(beginning)
-                    client.request("/healthz")  # by then the server has seen it
+            for pieces, seconds in USELESS:
+                with self.subTest(pieces), client.connect() as connection:
+                    for piece in [*pieces, b""]:
+                        connection.send(piece)
+                        client.lookup("db.test")  # by then the server has seen it, and answered
                     wait_until(lambda: len(client.server.connections) == 1)
                     clock.pass_by(seconds - 0.01)
                     self.assertEqual(len(client.server.connections), 1)
@@ -755,7 +788,8 @@ class DrainTest(unittest.TestCase):
                 running() as client,
                 self.drain_when_one_comes(client, turns) as late,
             ):
-                self.assertEqual([each.status for each in responses(read_all(late))], [200])
+                (answer,) = responses(read_all(late))
+                self.assertEqual((answer.status, answer.headers["Connection"]), (200, "close"))
 
     def test_who_has_begun_to_ask_is_answered(self) -> None:
         with running() as client, client.connect() as connection:
@@ -842,7 +876,7 @@ class LossTest(unittest.TestCase):
 
     def test_what_is_sent_after_the_last_answer_is_discarded(self) -> None:
         with running() as client, client.connect() as connection:
-            connection.sendall(request("/healthz", "Connection: close"))
+            connection.sendall(request("/healthz", "Connection: close") + HEALTHZ)
             self.assertEqual(len(responses(read_all(connection))), 1)
             connection.sendall(HEALTHZ * 100)
             wait_until(lambda: client.metric("open_connections") == 2)
@@ -852,6 +886,26 @@ class LossTest(unittest.TestCase):
             connection.close()
             wait_until(lambda: lingering not in client.server.connections)
             self.assertEqual(client.metric('requests_total{endpoint="/healthz",status="200"}'), 1)
+
+    def test_who_resets_the_connection_while_it_is_closed_costs_nobody_anything(self) -> None:
+        with running() as client, client.connect() as connection:
+            wait_until(lambda: len(client.server.connections) == 1)
+            abort = struct.pack("ii", 1, 0)  # close() then sends a reset
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, abort)
+
+            async def close_both() -> None:
+                connection.close()
+                for each in client.server.connections:
+                    each.close_if_silent()
+
+            asyncio.run_coroutine_threadsafe(close_both(), client.loop).result(DEADLINE)
+            wait_until(lambda: not client.server.connections)
+
+    def test_what_fails_in_the_loop_is_logged(self) -> None:
+        with running() as client, self.assertLogs(level="ERROR") as log:
+            client.loop.call_soon_threadsafe(lambda: 1 / 0)
+            self.assertEqual(client.request("/healthz").status, 200)
+        self.assertIn("ZeroDivisionError", log.output[0])
 
     def test_when_descriptors_run_out_an_idle_connection_makes_room(self) -> None:
         """One that is refused is tried again, by then with a descriptor for it."""

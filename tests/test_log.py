@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import threading
 import unittest
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, redirect_stderr, suppress
 from unittest import mock
 
 import log
@@ -61,6 +62,11 @@ class LineHandlerTest(unittest.TestCase):
         self.assertEqual(self.numbers(self.read()), list(range(MANY)))
         self.assertEqual(self.handler.dropped.values[()], 0)
 
+    def test_when_all_is_written_the_thread_sleeps(self) -> None:
+        self.log(1)
+        wait_until(lambda: not self.handler._lines)
+        wait_until(lambda: not self.handler._wake.is_set())
+
     def test_when_nobody_reads_nobody_waits(self) -> None:
         with mock.patch.object(log, "MAX_LINES", 100):
             self.log(MANY)
@@ -111,15 +117,18 @@ class StartTest(unittest.TestCase):
     def test_without_standard_error_there_is_no_log(self) -> None:
         with mock.patch.object(sys, "stderr", None):
             self.assertIsNone(log.start("INFO"))
-        logging.error("to nobody")  # not to logging's last resort either
+        with redirect_stderr(io.StringIO()) as errors:
+            logging.error("to nobody")  # not to logging's last resort either
+        self.assertEqual(errors.getvalue(), "")
 
     def test_a_line_that_cannot_be_formatted_costs_nothing(self) -> None:
         handler = log.start("INFO")
         assert handler
-        with mock.patch("os.write") as write:
+        with mock.patch("os.write") as write, redirect_stderr(io.StringIO()) as errors:
             logging.info("%d", "no number")
             handler.close()
         write.assert_not_called()
+        self.assertEqual(errors.getvalue(), "")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import resource
@@ -306,6 +307,7 @@ class MovementTest(unittest.TestCase):
 
     def test_the_process(self) -> None:
         with serving() as (client, _):
+            descriptors = len(os.listdir("/proc/self/fd")) - 1  # that of the folder itself
             found = {
                 name: family.samples[0].value
                 for name, family in scrape(client).items()
@@ -314,6 +316,9 @@ class MovementTest(unittest.TestCase):
             with client.connect(), client.connect():
                 wait_until(lambda: client.metric("open_connections") == 3)
                 more = scrape(client)["process_open_fds"].samples[0].value
+        self.assertEqual(
+            found["process_open_fds"], descriptors + 2
+        )  # both ends of the scrape's own
         self.assertEqual(more, found["process_open_fds"] + 4)  # both ends of two connections
         self.assertGreater(found["process_resident_memory_bytes"], 10 * 2**20)
         self.assertGreater(found["process_cpu_seconds_total"], 0)

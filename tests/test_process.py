@@ -329,7 +329,7 @@ class SettingsTest(unittest.TestCase):
                 ((line, *more),) = refusals([{"HOST": host, "PORT": port}])
                 self.assertEqual(more, [])
                 self.assertIn(port, line)
-                self.assertIn("in use", line)
+                self.assertTrue(line.endswith("in use"), line)
 
     def test_a_subnets_file_that_cannot_be_used(self) -> None:
         folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
@@ -595,13 +595,15 @@ class CommandLineTest(unittest.TestCase):
         self.assertIn("AVOID_ZONES has 'z'", warning)
 
     def test_the_first_line_says_what_to_try(self) -> None:
-        for host, name in (("", "localhost"), ("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "localhost")):
+        names = {"": "localhost", "127.0.0.1": "127.0.0.1", "0.0.0.0": "localhost"}
+        for host, name in (names | ({"::1": "[::1]"} if has_ipv6() else {})).items():
             settings = {"SUBNETS_FILE": self.table(), "DNS_CACHE_TTL": "7", "HOST": host}
             with self.subTest(host), serving(**settings) as server:
                 (first,) = server.log()
                 url = f"http://{name}:{server.port}/lookup?fqdn=10.0.0.0"
                 self.assertIn(f", 2 subnets in {settings['SUBNETS_FILE']}, ", first)
                 self.assertIn(" DNS_CACHE_TTL='7'", first)
+                self.assertNotIn("DNS_TIMEOUT", first)  # which is as it is by default
                 self.assertTrue(first.endswith(f"; try {url}"), first)
 
 
@@ -647,19 +649,19 @@ class ListenTest(unittest.TestCase):
         ):
             listen("", 0)
 
-    # soft and hard limit of open files, and the connections that there is room for
-    LIMITS: ClassVar[list[tuple[int, int, int]]] = [
-        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, MAX_CONNECTIONS),
-        (1024, resource.RLIM_INFINITY, MAX_CONNECTIONS),
-        (1024, 100_000, MAX_CONNECTIONS),
-        (100_000, 100_000, MAX_CONNECTIONS),
-        (3056, 3056, 2000),
-        (1024, 2056, 1028),
-        (1024, 1024, 512),
+    # soft and hard limit of open files, the soft one then, and the connections that there is room for
+    LIMITS: ClassVar[list[tuple[int, int, int, int]]] = [
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, resource.RLIM_INFINITY, MAX_CONNECTIONS),
+        (1024, resource.RLIM_INFINITY, 5152, MAX_CONNECTIONS),
+        (1024, 100_000, 5152, MAX_CONNECTIONS),
+        (100_000, 100_000, 100_000, MAX_CONNECTIONS),
+        (3056, 3056, 3056, 2000),
+        (1024, 2056, 2056, 1028),
+        (1024, 1024, 1024, 512),
     ]
 
     def test_connections_leave_room_for_other_descriptors(self) -> None:
-        for soft, hard, expected in self.LIMITS:
+        for soft, hard, raised, expected in self.LIMITS:
             limits = [soft, hard]
 
             def set_limits(_: int, new: tuple[int, int], limits: list[int] = limits) -> None:
@@ -671,6 +673,16 @@ class ListenTest(unittest.TestCase):
                 mock.patch("resource.setrlimit", set_limits),
             ):
                 self.assertEqual(raise_connection_limit(), expected)
+                self.assertEqual(limits, [raised, hard])
+
+    def test_a_limit_that_cannot_be_raised_is_kept(self) -> None:
+        for error in (ValueError("not allowed to raise maximum limit"), OSError("no")):
+            with (
+                self.subTest(error),
+                mock.patch("resource.getrlimit", return_value=(1024, 100_000)),
+                mock.patch("resource.setrlimit", side_effect=error),
+            ):
+                self.assertEqual(raise_connection_limit(), 512)
 
 
 class SignalTest(unittest.TestCase):
