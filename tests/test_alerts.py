@@ -171,6 +171,10 @@ CASES: dict[str, tuple[dict[str, str], dict[int, str]]] = {
         {"dns_stale_answers_total": steps((60, 0), (60, 6))},
         {60: "", 64: "", 70: "StaleAnswers", 120: "StaleAnswers", 126: ""},
     ),
+    "some fail, and then no more": (
+        quiet(Success=steps((60, 0), (60, 10)), ResolverTimeout=at(60, 4)),
+        {61: "", 62: "", 63: "", 65: "", 70: ""},
+    ),
     "the counters begin anew": (
         {'lookups_total{outcome="ResolverTimeout"}': f"2x60 {always(0)}"},
         {60: "", 62: "", 70: ""},
