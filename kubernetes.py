@@ -9,16 +9,27 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from datetime import datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import SplitResult, urlencode, urlsplit
 
-__all__ = ["Client", "KubernetesError", "Refused", "Reply", "Unreachable", "exchange", "parse_url"]
+__all__ = [
+    "Client",
+    "KubernetesError",
+    "Refused",
+    "Reply",
+    "Unreachable",
+    "exchange",
+    "optional_url",
+    "parse_url",
+]
 
 # https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -37,6 +48,9 @@ MAX_RESPONSE = 32 << 20
 
 # How often a list that has expired (410) is begun anew, and a change that came too late (409).
 ATTEMPTS = 5
+
+# Bytes of an Event's note.
+MAX_NOTE = 1024
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -75,6 +89,11 @@ def parse_url(text: str) -> SplitResult:
         if url.scheme in ("http", "https") and host and url.port != 0 and is_bare:
             return url
     raise ValueError("a URL such as http://localhost:8001")
+
+
+def optional_url(value: str) -> str:
+    """A setting that is a URL, or empty. Raises `ValueError`."""
+    return parse_url(value).geturl() if value else ""
 
 
 def exchange(
@@ -173,6 +192,27 @@ class Client:
     def create(self, path: str, body: Json) -> Json:
         """Creates `body` in the collection, or the subresource, at `path`."""
         return self.call("POST", path, body)
+
+    def tell(self, about: Json, kind: str, reason: str, action: str, note: str) -> None:
+        """Writes an Event about an object, of which only the reference is needed.
+
+        `kind` is Normal or Warning. https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
+        """
+        namespace = about["namespace"]
+        event = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"generateName": "event-", "namespace": namespace},
+            "eventTime": datetime.now().astimezone().isoformat(timespec="microseconds"),
+            "reportingController": self.agent,
+            "reportingInstance": socket.gethostname()[:128],
+            "type": kind,
+            "reason": reason,
+            "action": action,
+            "regarding": about,
+            "note": note.encode()[:MAX_NOTE].decode(errors="ignore"),
+        }
+        self.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
 
     def update(self, path: str, change: Callable[[Json], Json | None]) -> bool:
         """Replaces the object at `path` by what `change` makes of it, unless that is None.

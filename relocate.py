@@ -23,7 +23,6 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,7 +34,7 @@ from urllib.parse import SplitResult, quote
 
 import log
 from errors import shown
-from kubernetes import Client, KubernetesError, Refused, exchange, parse_url
+from kubernetes import Client, KubernetesError, Refused, exchange, optional_url, parse_url
 from metrics import CONTENT_TYPE, Counter, Family, Gauge, process, render
 from relocation import (
     ZONE,
@@ -86,10 +85,6 @@ RUNNING = "status.phase!=Succeeded,status.phase!=Failed"
 OUTCOMES = ("evicted", "budget", "gone", "refused")
 
 
-def _url(value: str) -> str:
-    return parse_url(value).geturl() if value else ""
-
-
 @dataclass(frozen=True)
 class RelocationSettings(Settings):
     """The settings of relocation."""
@@ -107,10 +102,12 @@ class RelocationSettings(Settings):
         f"the label that stands for a node's zone: {ZONE_LABEL} or {ZONE_ID_LABEL}",
     )
     kubernetes_url: str = setting(
-        "", _url, "an API server that needs no token: `kubectl proxy`; by default the cluster's"
+        "",
+        optional_url,
+        "an API server that needs no token: `kubectl proxy`; by default the cluster's",
     )
     lookup_url: str = setting(
-        "http://automatic-zone-placement:8080/lookup", _url, "the lookup service"
+        "http://automatic-zone-placement:8080/lookup", optional_url, "the lookup service"
     )
     relocate_interval: float = setting("60", seconds(0.1), "seconds from one round to the next")
     relocate_after: float = setting(
@@ -404,28 +401,19 @@ class Relocator:
     def tell(self, verdict: Verdict) -> None:
         """Writes the Event that says why the Pod went."""
         pod = verdict.pod
-        event = {
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": {"generateName": "relocation-", "namespace": pod.namespace},
-            "eventTime": datetime.now().astimezone().isoformat(timespec="microseconds"),
-            "reportingController": AGENT,
-            "reportingInstance": socket.gethostname()[:128],
-            "type": "Normal",
-            "reason": "Relocated",
-            "action": "Evict",
-            "regarding": {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "namespace": pod.namespace,
-                "name": pod.name,
-                "uid": pod.uid,
-            },
-            "note": f"Evicted from zone {verdict.here}: {shown(pod.asks)} is in zone "
-            f"{verdict.answer.zone} now, where its successor will be placed.",
+        about = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "namespace": pod.namespace,
+            "name": pod.name,
+            "uid": pod.uid,
         }
+        note = (
+            f"Evicted from zone {verdict.here}: {shown(pod.asks)} is in zone "
+            f"{verdict.answer.zone} now, where its successor will be placed."
+        )
         try:
-            self.api.create(f"/apis/events.k8s.io/v1/namespaces/{pod.namespace}/events", event)
+            self.api.tell(about, "Normal", "Relocated", "Evict", note)
         except KubernetesError as error:
             logging.warning("%s: no event could be written: %s", _described(verdict), error)
 

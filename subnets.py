@@ -33,6 +33,7 @@ __all__ = [
     "Place",
     "Subnet",
     "SubnetTable",
+    "lines",
     "load",
     "parse",
     "pasted_table",
@@ -702,7 +703,7 @@ def main(arguments: list[str] | None = None) -> int:
         table = read_files(options.files, options.node_label)
         for warning in filter(None, (*table.warnings, _size_warning(table))):
             print(f"warning: {warning}", file=sys.stderr)
-        sys.stdout.writelines(_lines(table))
+        sys.stdout.writelines(lines(table))
     except InvalidSubnets as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         return 2
@@ -738,7 +739,7 @@ def _parse_arguments(arguments: list[str] | None) -> Any:
     return parser.parse_args(arguments)
 
 
-def _lines(table: SubnetTable) -> Iterator[str]:
+def lines(table: SubnetTable) -> Iterator[str]:
     """The table as JSON, an entry a line."""
     separator = "[\n"
     for subnet in table:
@@ -758,11 +759,11 @@ def _entry(subnet: Subnet) -> dict[str, object]:
 
 def _size_warning(table: SubnetTable) -> str | None:
     """What kubectl would say of the table in a ConfigMap, and what helps."""
-    size = sum(map(len, _lines(table)))  # all of it is ASCII
+    size = sum(map(len, lines(table)))  # all of it is ASCII
     if size <= MAX_CONFIGMAP_SIZE:
         return None
     compressor = zlib.compressobj(9, wbits=31)  # as gzip -9 does it
-    packed = sum(len(compressor.compress(line.encode())) for line in _lines(table))
+    packed = sum(len(compressor.compress(line.encode())) for line in lines(table))
     packed += len(compressor.flush())
     said = f"{size:,} bytes are too large for a ConfigMap, which holds {MAX_CONFIGMAP_SIZE:,}"
     if packed <= MAX_CONFIGMAP_SIZE:

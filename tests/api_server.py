@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.support import DEADLINE
@@ -121,6 +121,9 @@ class ApiServer(ThreadingHTTPServer):
         """Says nothing of clients that go away."""
 
 
+Server = TypeVar("Server", bound=ApiServer)
+
+
 class Handler(BaseHTTPRequestHandler):
     server: ApiServer
     timeout = DEADLINE
@@ -152,7 +155,14 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def api_server(context: ssl.SSLContext | None = None) -> Iterator[ApiServer]:
     """A stand-in that listens; with a context, for HTTPS."""
-    with ApiServer() as server:
+    with listening(ApiServer(), context) as server:
+        yield server
+
+
+@contextmanager
+def listening(server: Server, context: ssl.SSLContext | None = None) -> Iterator[Server]:
+    """This server, which serves until the end."""
+    with server:
         if context:
             server.socket = context.wrap_socket(
                 server.socket, server_side=True, do_handshake_on_connect=False

@@ -43,7 +43,7 @@ def run(*command: str, text: str = "") -> str:
 
 
 def render(folder: Path) -> Objects:
-    """The objects of a kustomization, by kind; of ConfigMaps, by kind and first key.
+    """The objects of a kustomization, by kind; of ConfigMaps, by kind and first key if there is one.
 
     Those that belong to a component of their own are found by kind and name.
     """
@@ -63,7 +63,8 @@ def render(folder: Path) -> Objects:
 def _key(each: Any) -> str:
     kind, metadata = each["kind"], each["metadata"]
     if kind == "ConfigMap":
-        return f"{kind} {min(each.get('data', {}) | each.get('binaryData', {}))}"
+        data = each.get("data", {}) | each.get("binaryData", {})
+        return f"{kind} {min(data, default='')}"
     component = metadata.get("labels", {}).get("app.kubernetes.io/component", "lookup")
     return str(kind if component == "lookup" else f"{kind} {metadata['name']}")
 
@@ -83,6 +84,12 @@ def container(objects: Objects) -> Any:
     """The one container of the service's Pods."""
     (found,) = pod_spec(objects)["containers"]
     return found
+
+
+def job_spec(objects: Objects) -> Any:
+    """The specification of the Pods that gather the subnets."""
+    (found,) = (each for each in objects.values() if each["kind"] == "CronJob")
+    return found["spec"]["jobTemplate"]["spec"]["template"]["spec"]
 
 
 def config_map_of(volume: str, objects: Objects) -> str:

@@ -42,7 +42,7 @@ esac
 def commands(tool: str) -> list[str]:
     """The documents' shell blocks that use the tool."""
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```", DOCUMENTS, re.MULTILINE | re.DOTALL)
-    return [block for block in blocks if re.search(rf"\b{tool} [\w-]", block)]
+    return [block for block in blocks if re.search(rf"\b{tool} [\w>-]", block)]
 
 
 def table(text: str) -> set[Subnet]:
@@ -91,8 +91,11 @@ class CommandTest(unittest.TestCase):
         self.assertEqual(self.gathered("az"), self.example("azure"))
 
     def test_aws(self) -> None:
-        blocks = commands("aws ec2 describe-subnets")
-        self.assertGreaterEqual(len(blocks), 4)
+        script = "deploy/components/aws-subnets/gather-subnets.sh"
+        (self.folder / script).parent.mkdir(parents=True)
+        shutil.copy(ROOT / script, self.folder / script)
+        blocks = commands("aws ec2 describe-subnets") + commands(f"sh {script}")
+        self.assertGreaterEqual(len(blocks), 5)
         for block in blocks:
             with self.subTest(block):
                 self.assertTrue(table(self.run_block(block)))

@@ -12,16 +12,32 @@ import json
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import unittest
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from tests.manifests import NAME, choose, config_map_of, overlay, pod_spec, run, table_of
+from tests.manifests import (
+    NAME,
+    ROOT,
+    choose,
+    config_map_of,
+    job_spec,
+    overlay,
+    pod_spec,
+    run,
+    table_of,
+)
 
 KUBECONFIG = os.environ.get("CLUSTER_FOR_TESTS", "")
 
 APPLY = ("apply", "--server-side")
 DIFF = ("diff", "--server-side")
+
+AWS_SUBNETS = "deploy/components/aws-subnets"
 
 
 @unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
@@ -57,7 +73,9 @@ class ClusterTest(unittest.TestCase):
         return str(self.overlay.folder)
 
     def get(self, kind: str, name: str) -> Any:
-        return json.loads(self.kubectl("-n", self.namespace, "get", kind, name, "-ojson"))
+        return json.loads(
+            self.kubectl("-n", self.namespace, "get", *filter(None, (kind, name)), "-ojson")
+        )
 
     def check_no_drift(self, *components: str) -> None:
         """What was applied by the server is what is there: a second time changes nothing."""
@@ -95,6 +113,52 @@ class ClusterTest(unittest.TestCase):
     def test_no_drift_with_relocation_for_a_client(self) -> None:
         self.check_no_drift_for_a_client("deploy/components/relocation")
 
+    def test_no_drift_with_a_table_from_aws(self) -> None:
+        self.check_no_drift(AWS_SUBNETS)
+
+    def test_no_drift_with_a_table_from_aws_for_a_client(self) -> None:
+        self.check_no_drift_for_a_client(AWS_SUBNETS)
+
+    def test_the_job_writes_its_table_and_nothing_else(self) -> None:
+        """With the rights of its ServiceAccount; and it is there still when all is applied again."""
+        self.overlay.write(text=self.text, components=(AWS_SUBNETS,))
+        self.kustomize(*APPLY)
+        name = f"{self.namespace}-{NAME}-gathered"
+        table = table_of(20_000)
+        with self.job() as environment:
+            environment["CONFIG_MAP"] = name
+            self.assertEqual(self.publish(table, environment), 0)
+            self.assertEqual(self.publish(table[:1000] + "]", environment), 1)
+            environment["CONFIG_MAP"] = "kube-root-ca.crt"
+            self.assertEqual(self.publish(table, environment), 1)
+        self.kustomize(*APPLY)
+        self.assertEqual(self.kustomize(*DIFF), "")
+        stored = self.get("configmap", name)["binaryData"]["subnets.json"]
+        self.assertEqual(gzip.decompress(base64.b64decode(stored)).decode(), table)
+        reasons = [each["reason"] for each in self.get("events", "")["items"]]
+        self.assertEqual(sorted(reasons)[-2:], ["TableChanged", "TableRefused"])
+
+    @contextmanager
+    def job(self) -> Iterator[dict[str, str]]:
+        """The environment of the job's second half, outside the cluster."""
+        account = f"system:serviceaccount:{self.namespace}:{self.namespace}-subnets"
+        command = ["kubectl", "proxy", "--port=0", f"--as={account}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as proxy:
+            try:
+                assert proxy.stdout
+                address = proxy.stdout.readline().rpartition(" ")[2].strip()
+                yield {"KUBERNETES_URL": f"http://{address}", "NAMESPACE": self.namespace}
+            finally:
+                proxy.kill()
+
+    def publish(self, table: str, environment: dict[str, str]) -> int:
+        """The exit status of the job's second half."""
+        file = self.overlay.folder / "gathered.json"
+        file.write_text(table)
+        command = [sys.executable, str(ROOT / "publish.py"), str(file)]
+        environment = {"PATH": os.environ["PATH"], **environment}
+        return subprocess.run(command, env=environment, capture_output=True).returncode
+
     def test_from_client_side_to_server_side(self) -> None:
         self.kustomize("apply")
         self.kustomize(*APPLY)
@@ -110,6 +174,9 @@ class ClusterTest(unittest.TestCase):
         spec["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
         with self.assertRaisesRegex(AssertionError, "violates PodSecurity"):
             run(*create, text=json.dumps(pod | {"spec": spec}))
+        objects = self.overlay.render(text=self.text, components=(AWS_SUBNETS,))
+        self.kustomize(*APPLY)  # which creates the ServiceAccount
+        run(*create, text=json.dumps(pod | {"spec": job_spec(objects)}))
 
     def test_a_table_of_100_000_subnets(self) -> None:
         table = table_of(100_000).encode()

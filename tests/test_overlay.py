@@ -24,6 +24,7 @@ from tests.manifests import (
     choose,
     config_map_of,
     container,
+    job_spec,
     options,
     overlay,
     pod_spec,
@@ -72,6 +73,7 @@ OPTIONS: dict[str, tuple[Callable[[Objects], Any], Any]] = {
     "deploy/opa": (engines, {f"MutatingWebhookConfiguration {NAME}-opa"}),
     "kyverno/none": (engines, set()),
     "components/relocation": (lambda each: "Deployment relocation" in each, True),
+    "components/aws-subnets": (lambda each: "CronJob subnets" in each, True),
     "components/image": (repository, NAME),
     "components/servicemonitor": (lambda each: "ServiceMonitor" in each, True),
     "components/alerts": (lambda each: "PrometheusRule" in each, True),
@@ -84,12 +86,27 @@ OPTIONS: dict[str, tuple[Callable[[Objects], Any], Any]] = {
         "rds.amazonaws.com,cache.amazonaws.com",
     ),
     "AVOID_ZONES": (lambda each: settings(each)["AVOID_ZONES"], "eu-central-1a"),
+    "AWS_REGIONS": (lambda each: settings(each)["AWS_REGIONS"], "eu-central-1 us-east-1"),
+    "AWS_ACCOUNTS": (
+        lambda each: settings(each)["AWS_ACCOUNTS"],
+        "self arn:aws:iam::222222222222:role/subnets",
+    ),
     "registry.example.com": (repository, f"registry.example.com/{NAME}"),
     "ipBlock": (lambda each: ingress(each)[1:], [{"ipBlock": {"cidr": "10.0.0.0/16"}}]),
     "port: 5353": (egress, [53, 53, 5353, 5353]),
     "runAsUser": (
         lambda each: pod_spec(each)["securityContext"],
         {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+    ),
+    "kind: CronJob": (
+        lambda each: job_spec(each)["securityContext"],
+        {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+    ),
+    "role-arn": (
+        lambda each: each["ServiceAccount subnets"]["metadata"]["annotations"][
+            "eks.amazonaws.com/role-arn"
+        ],
+        "arn:aws:iam::111111111111:role/subnets",
     ),
     "kind: Namespace": (lambda each: "Namespace" in each, False),
     "kube-prometheus-stack": (
@@ -104,8 +121,13 @@ OPTIONS: dict[str, tuple[Callable[[Objects], Any], Any]] = {
 # Engines instead of the one that all other options are tested with.
 OTHER_ENGINES = {"deploy/opa", "kyverno/none"}
 
+# An option for the overlay's own table, which does not count with aws-subnets.
+OTHER_TABLES = {"disableNameSuffixHash"}
+
 # Options that are for a component.
-NEEDED = {
+NEEDED: dict[str, tuple[str, ...]] = {
+    "kind: CronJob": ("deploy/components/aws-subnets",),
+    "role-arn": ("deploy/components/aws-subnets",),
     "registry.example.com": ("deploy/components/image",),
     "kube-prometheus-stack": ("deploy/components/servicemonitor", "deploy/components/alerts"),
 }
@@ -142,7 +164,7 @@ class OverlayTest(unittest.TestCase):
                 self.assertNotEqual(after, without[components])
 
     def test_they_go_together(self) -> None:
-        words = OPTIONS.keys() - OTHER_ENGINES
+        words = OPTIONS.keys() - OTHER_ENGINES - OTHER_TABLES
         objects = self.overlay.render(text=choose(TEXT, *words))
         for word in words - {"components/image"}:  # which the registry's option renames
             with self.subTest(word):

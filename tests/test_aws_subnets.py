@@ -1,0 +1,360 @@
+"""What deploy/components/aws-subnets does: from AWS to the table, and to the answer."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import unittest
+from contextlib import redirect_stdout
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import publish
+from reload import TableFile
+from subnets import ZONE_LABEL, parse
+from tests import aws
+from tests.api_server import listening
+from tests.manifests import (
+    NAME,
+    Objects,
+    Overlay,
+    config_map_of,
+    container,
+    job_spec,
+    overlay,
+    pod_spec,
+)
+from tests.support import ROOT, Run, running, wait_until
+from tests.test_publish import ConfigMapServer, config_map
+
+COMPONENT = ROOT / "deploy" / "components" / "aws-subnets"
+PAGE = (ROOT / "docs" / "fresh-table.md").read_text()
+SCRIPT = COMPONENT / "gather-subnets.sh"
+
+FIRST, SECOND, THIRD = "111111111111", "222222222222", "333333333333"
+REGIONS = "eu-central-1 us-east-1"
+
+MISSING = [tool for tool in ("aws", "moto_server") if not shutil.which(tool)]
+
+# A run of the script makes some ten calls; each takes half a second of processor time.
+RUN_TIMEOUT = 180
+
+
+@unittest.skipIf(
+    MISSING, f"not on PATH: {' and '.join(MISSING)} (pip install moto flask flask-cors awscli)"
+)
+class GatherTest(unittest.TestCase):
+    """The script, with the AWS command line."""
+
+    gateway: aws.Gateway
+    networks: dict[tuple[str, str], aws.Network]
+    shared: str
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.gateway = cls.enterClassContext(aws.serving())
+        cls.networks = {
+            (account, region): aws.Network(cls.gateway, account, region, f"10.{number}.0.0/16")
+            for number, (account, region) in enumerate(
+                (account, region) for account in (FIRST, SECOND) for region in REGIONS.split()
+            )
+        }
+        for number, network in enumerate(cls.networks.values()):
+            for subnet in range(3):
+                network.add("abc"[subnet], f"10.{number}.{subnet}.0/24")
+            network.add("a")
+        cls.shared = cls.networks[SECOND, "eu-central-1"].add("a", "10.2.9.0/24")
+
+    def setUp(self) -> None:
+        self.gateway.reset()
+        self.home = self.enterContext(tempfile.TemporaryDirectory())
+
+    def gather(
+        self, *accounts: str, own: str = FIRST, regions: str = "eu-central-1", **environment: str
+    ) -> Run:
+        """Runs the script in an environment without anybody's own settings."""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": self.home,
+            "AWS_ENDPOINT_URL": self.gateway.url,
+            "AWS_ACCESS_KEY_ID": self.gateway.key(own),
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_ACCOUNTS": " ".join(accounts),
+            "AWS_REGIONS": regions,
+        } | environment
+        run = subprocess.run(
+            ["sh", str(SCRIPT)],
+            env=environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=RUN_TIMEOUT,
+        )
+        return Run(run.returncode, run.stdout, run.stderr.splitlines())
+
+    def assert_nothing(self, run: Run, *words: str) -> None:
+        """It has failed, says why, and nobody can take what it has printed for a table."""
+        self.assertEqual(run.status, 1, run)
+        for word in words:
+            self.assertIn(word, "\n".join(run.errors))
+        with self.assertRaisesRegex(ValueError, "not JSON"):
+            parse(run.output)
+
+    def test_two_accounts_and_two_regions(self) -> None:
+        """With pages, an IPv6-only subnet, and one that the second account shares with the first."""
+        self.gateway.shared = {(FIRST, "eu-central-1"): self.shared}
+        self.gateway.page_size = 3
+        run = self.gather(self.gateway.role(FIRST), self.gateway.role(SECOND), regions=REGIONS)
+        self.assertEqual((run.status, run.errors), (0, []))
+        self.assertEqual(run.output.count('"10.2.9.0/24"'), 2)
+        table = parse(run.output)
+        found = {subnet.cidr: subnet.zone for subnet in table}
+        expected = {
+            f"10.{number}.{subnet}.0/24": f"{region}{'abc'[subnet]}"
+            for number, (_, region) in enumerate(self.networks)
+            for subnet in range(3)
+        }
+        self.assertEqual(found, expected | {"10.2.9.0/24": "eu-central-1a"})
+        self.assertEqual(sum("IPv6-only" in warning for warning in table.warnings), 4)
+        self.assertEqual(self.gateway.asked.count("DescribeSubnets"), 8)  # each has two pages
+
+    def test_its_own_credentials_and_region_by_default(self) -> None:
+        run = self.gather(regions="", AWS_REGION="us-east-1")
+        self.assertEqual((run.status, run.errors), (0, []))
+        self.assertEqual(
+            {subnet.cidr for subnet in parse(run.output)}, {f"10.1.{n}.0/24" for n in range(3)}
+        )
+        self.assertEqual(self.gateway.asked, ["DescribeSubnets"])
+
+    def test_profiles_and_filters(self) -> None:
+        """A profile counts more than the credentials in the environment, a filter is no file name."""
+        config = Path(self.home) / ".aws"
+        config.mkdir()
+        (config / "credentials").write_text(
+            f"[shop]\naws_access_key_id = {self.gateway.key(SECOND)}\naws_secret_access_key = x\n"
+        )
+        (Path(self.home) / "Name=cidr-block,Values=10.x.1.0").mkdir()
+        (Path(self.home) / "Name=cidr-block,Values=10.x.1.0" / "24").touch()
+        vpc = self.networks[SECOND, "eu-central-1"].vpc
+        run = self.gather(
+            "shop", AWS_FILTERS=f"Name=vpc-id,Values={vpc} Name=cidr-block,Values=10.*.1.0/24"
+        )
+        self.assertEqual((run.status, run.errors), (0, []))
+        self.assertEqual([subnet.cidr for subnet in parse(run.output)], ["10.2.1.0/24"])
+
+    def test_a_role_that_is_refused(self) -> None:
+        self.gateway.refused_role = self.gateway.role(SECOND)
+        run = self.gather("self", self.gateway.role(SECOND))
+        self.assert_nothing(
+            run, "AccessDenied", f"no subnets of {self.gateway.role(SECOND)} in eu-central-1"
+        )
+        self.assertIn("10.0.0.0/24", run.output)  # there was a part
+
+    def test_an_api_that_throttles_is_asked_again(self) -> None:
+        self.gateway.throttled = 2
+        run = self.gather()
+        self.assertEqual((run.status, run.errors), (0, []))
+        self.assertEqual(self.gateway.asked, ["DescribeSubnets"] * 3)
+        self.assertEqual(len(parse(run.output)), 3)
+
+    def test_an_api_that_throttles_all_the_time(self) -> None:
+        self.gateway.throttled = 1000
+        run = self.gather(AWS_MAX_ATTEMPTS="2")
+        self.assert_nothing(run, "RequestLimitExceeded", "no subnets of self in eu-central-1")
+
+    def test_nobody_says_which_region(self) -> None:
+        self.assert_nothing(self.gather(regions=""), "AWS_REGIONS is not set")
+
+    def test_from_a_new_subnet_to_the_answer(self) -> None:
+        """A run of the job and a reload, and what was looked up before is answered for."""
+        network = aws.Network(self.gateway, THIRD, "eu-central-1", "10.9.0.0/16")
+        network.add("a", "10.9.0.0/24")
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        file = folder / "subnets.json"
+        with listening(ConfigMapServer()) as api:
+            api.change(config_map())
+
+            def run_job() -> None:
+                run = self.gather(own=THIRD)
+                (folder / "gathered.json").write_text(run.output)
+                environment = {
+                    "KUBERNETES_URL": api.url,
+                    "NAMESPACE": "zones",
+                }
+                with mock.patch.dict(os.environ, environment), redirect_stdout(io.StringIO()):
+                    self.assertEqual(publish.main([str(folder / "gathered.json")]), 0)
+                (folder / "new").write_text(api.config_map["data"]["subnets.json"])
+                (folder / "new").replace(file)  # the kubelet's part
+
+            run_job()
+            table = TableFile(str(file), ZONE_LABEL)
+            with running(json.loads(file.read_text()), SUBNETS_FILE=str(file)) as client:
+                self.assertEqual(client.lookup("10.9.0.7").body["zone"], "eu-central-1a")
+                self.assertEqual(client.lookup("10.9.1.7").body["reason"], "ZoneNotFound")
+                table.read()
+                with mock.patch("reload.INTERVAL", 0.01):
+                    table.watch(client.loop, client.server.reload)
+                    network.add("b", "10.9.1.0/24")
+                    run_job()
+                    wait_until(lambda: client.lookup("10.9.1.7").status == 200)
+                self.assertEqual(client.lookup("10.9.1.7").body["zone"], "eu-central-1b")
+                table.unwatch()
+
+
+def render(example: Overlay, *others: str, text: str = "") -> Objects:
+    """The objects of the overlay with the component, and with other ones behind it."""
+    return example.render(text=text, components=(str(COMPONENT.relative_to(ROOT)), *others))
+
+
+@cache
+def as_it_is() -> Objects:
+    with tempfile.TemporaryDirectory() as folder:
+        return render(Overlay(Path(folder)))
+
+
+@unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
+class ComponentTest(unittest.TestCase):
+    """The manifests."""
+
+    def setUp(self) -> None:
+        self.take(as_it_is())
+
+    def take(self, objects: Objects) -> None:
+        self.objects = objects
+        self.cron_job = self.one("CronJob")["spec"]
+        self.job = self.cron_job["jobTemplate"]["spec"]
+        self.pod = job_spec(objects)
+        *_, self.gather = self.pod["initContainers"]
+        (self.publish,) = self.pod["containers"]
+        self.config_map = self.one("ConfigMap", "gathered")
+
+    def one(self, kind: str, name: str = "subnets") -> Any:
+        """The object of this kind that has this in its name."""
+        (found,) = (
+            each
+            for each in self.objects.values()
+            if each["kind"] == kind and name in each["metadata"]["name"]
+        )
+        return found
+
+    def test_the_names_go_together(self) -> None:
+        """Whatever an overlay makes of them."""
+        example = overlay(self)
+        names = "namespace: zones\nnamePrefix: my-\nnameSuffix: -too\n"
+        renamed = example.text.replace(f"namespace: {NAME}\n", names, 1)
+        for text in ("", renamed):
+            with self.subTest(text):
+                self.take(render(example, text=text))
+                name = self.config_map["metadata"]["name"]
+                rule, _ = self.one("Role")["rules"]
+                self.assertEqual(rule["resourceNames"], [name])
+                self.assertEqual(config_map_of("subnets", self.objects), name)
+                environment = {each["name"]: each for each in self.publish["env"]}
+                self.assertEqual(environment["CONFIG_MAP"]["value"], name)
+                account = self.one("ServiceAccount")["metadata"]
+                (subject,) = self.one("RoleBinding")["subjects"]
+                self.assertEqual(subject["name"], account["name"])
+                self.assertEqual(subject["namespace"], account["namespace"])
+                self.assertEqual(self.pod["serviceAccountName"], account["name"])
+
+    def test_its_rights(self) -> None:
+        found = [(each["resources"], each["verbs"]) for each in self.one("Role")["rules"]]
+        self.assertEqual(found, [(["configmaps"], ["get", "update"]), (["events"], ["create"])])
+
+    def test_the_table_is_the_jobs_alone(self) -> None:
+        """Whoever applies the manifests has nothing to say about it."""
+        self.assertFalse({"data", "binaryData"} & self.config_map.keys())
+
+    def test_the_service_waits_for_the_table(self) -> None:
+        volumes = {each["name"]: each for each in pod_spec(self.objects)["volumes"]}
+        source = volumes["subnets"]["configMap"]
+        self.assertEqual(source["items"], [{"key": publish.KEY, "path": publish.KEY}])
+        self.assertNotIn("optional", source)
+        mounts = {each["name"]: each for each in container(self.objects)["volumeMounts"]}
+        self.assertNotIn("subPath", mounts["subnets"])  # which would never change
+        file = f"{mounts['subnets']['mountPath']}/{publish.KEY}"
+        self.assertIn({"name": "SUBNETS_FILE", "value": file}, container(self.objects)["env"])
+
+    def test_its_first_half_is_the_script(self) -> None:
+        script = self.objects[f"ConfigMap {SCRIPT.name}"]
+        self.assertEqual(script["data"], {SCRIPT.name: SCRIPT.read_text()})
+        mounts = {each["name"]: each["mountPath"] for each in self.gather["volumeMounts"]}
+        gathered = f"{mounts['gathered']}/subnets.json"
+        command = f"sh {mounts['script']}/{SCRIPT.name} > {gathered}"
+        self.assertEqual(self.gather["command"], ["sh", "-c", command])
+        self.assertEqual(self.publish["command"][2:], [gathered])
+
+    def test_its_second_half_is_the_services_code(self) -> None:
+        service = container(self.objects)
+        self.assertEqual(self.publish["image"], service["image"])
+        self.assertEqual(self.publish["command"][:2], ["python", "/app/publish.py"])
+        mounts = {each["name"]: each for each in self.publish["volumeMounts"]}
+        self.assertIn(mounts["app"], service["volumeMounts"])
+        volumes = {each["name"]: each for each in self.pod["volumes"]}
+        self.assertIn(volumes["app"], pod_spec(self.objects)["volumes"])
+
+    def test_both_halves_have_the_settings(self) -> None:
+        for each in (self.gather, self.publish):
+            self.assertEqual(each["envFrom"], container(self.objects)["envFrom"])
+
+    def test_it_is_restricted(self) -> None:
+        context = pod_spec(self.objects)["securityContext"].items()
+        self.assertLessEqual(context, self.pod["securityContext"].items())
+        for each in (self.gather, self.publish):
+            self.assertEqual(each["securityContext"], container(self.objects)["securityContext"])
+            self.assertIn("memory", each["resources"]["limits"])
+
+    def test_an_image_of_ones_own_runs_the_second_half(self) -> None:
+        self.take(render(overlay(self), "deploy/components/image"))
+        image = container(self.objects)["image"]
+        self.assertEqual(self.publish["image"], image)
+        self.assertTrue(image.startswith(f"{NAME}:"))
+        for each in (self.publish["volumeMounts"], self.pod["volumes"]):
+            self.assertNotIn("app", [volume["name"] for volume in each])
+
+    def test_the_patches_for_other_clouds(self) -> None:
+        for block in re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+            with self.subTest(block):
+                example = overlay(self)
+                (example.folder / "gather.sh").write_text("true")
+                _, generator, patches = re.split(
+                    "^configMapGenerator:\n|^patches:\n", block, flags=re.MULTILINE
+                )
+                text = example.text.replace(
+                    "configMapGenerator:\n", f"configMapGenerator:\n{generator}", 1
+                )
+                text = text.replace("patches:\n", f"patches:\n{patches}", 1)
+                self.take(render(example, text=text))
+                self.assertEqual(self.cron_job["schedule"], "* * * * *")
+                *_, last = self.pod["initContainers"]
+                self.assertIn("/script/gather.sh > /gathered/subnets.json", last["command"][-1])
+                volumes = {each["name"]: each for each in self.pod["volumes"]}
+                script = self.objects["ConfigMap gather.sh"]["metadata"]["name"]
+                self.assertEqual(volumes["script"]["configMap"]["name"], script)
+                for each in self.pod["initContainers"]:
+                    self.assertEqual(
+                        each["securityContext"], container(self.objects)["securityContext"]
+                    )
+
+    def test_runs_do_not_overlap_and_end(self) -> None:
+        self.assertEqual(self.cron_job["concurrencyPolicy"], "Forbid")
+        self.assertLess(self.job["activeDeadlineSeconds"], 15 * 60)
+
+    def test_the_network_policy_is_about_its_pods(self) -> None:
+        selected = self.one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
+        labels = self.job["template"]["metadata"]["labels"]
+        self.assertLessEqual(selected.items(), labels.items())
+        self.assertNotEqual(
+            labels, self.objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
+        )
+
+
+if __name__ == "__main__":
+    unittest.main()
