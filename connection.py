@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import logging
 import re
 import socket
+import ssl
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
@@ -23,9 +25,19 @@ from http.server import BaseHTTPRequestHandler
 from time import monotonic, time
 from typing import Any, NamedTuple
 
-from errors import InternalError, InvalidRequest, MethodNotAllowed, ServiceError, shown
+from errors import (
+    ContentTooLarge,
+    InternalError,
+    InvalidRequest,
+    LengthRequired,
+    MethodNotAllowed,
+    ServiceError,
+    error_body,
+    shown,
+)
+from tls import Channel
 
-__all__ = ["ConnectionHandler", "ConnectionServer", "Head", "parse_head", "take_head"]
+__all__ = ["Body", "ConnectionHandler", "ConnectionServer", "Head", "parse_head", "take_head"]
 
 # A lookup of eight names of 253 octets fits several times. Also what is read at a time.
 MAX_HEAD = 16 * 1024
@@ -34,11 +46,16 @@ MAX_HEAD = 16 * 1024
 # (90 s), so that it is never ours to close just when they send the next request.
 IDLE_TIMEOUT = 120.0
 
-# For a head to arrive, whether nothing of it comes or a byte now and then; and for a
-# client to read its answer, or to close its side after the last one.
+# For a head to arrive, whether nothing of it comes or a byte now and then, with the
+# handshake if there is one; for a body; and for a client to read its answer, or to
+# close its side after the last one.
 HEAD_TIMEOUT = 15.0
+BODY_TIMEOUT = 15.0
 SEND_TIMEOUT = 15.0
 LINGER_TIMEOUT = 15.0
+
+# Of all bodies together, what has come of those that are not complete.
+MAX_BODIES = 16 * 1024 * 1024
 
 # Deadlines are looked at so often.
 SWEEP_INTERVAL = 1.0
@@ -57,12 +74,21 @@ _REQUEST_LINE = re.compile(rb"(%b) ([!-~]+) HTTP/1\.([0-9])" % _TOKEN)
 # characters (RFC 9112, section 5).
 _FIELDS = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*\r\n){0,99}\r\n" % _TOKEN)
 _FIELD = re.compile(
-    rb"^(connection|content-length|host|transfer-encoding):(.*)\r$", re.IGNORECASE | re.MULTILINE
+    rb"^(connection|content-length|content-type|expect|host|transfer-encoding):(.*)\r$",
+    re.IGNORECASE | re.MULTILINE,
 )
 # An absolute-form target (RFC 9112, section 3.2.2); what follows the authority is the path.
 _ABSOLUTE = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+class Body(NamedTuple):
+    """What a head says of the body that follows."""
+
+    length: int | None  # in bytes; None if it comes in chunks
+    media_type: str  # in lower case, without parameters
+    is_held_back: bool  # until the client is told to go on
 
 
 class Head(NamedTuple):
@@ -71,7 +97,8 @@ class Head(NamedTuple):
     command: str
     path: str  # with its query, without an authority
     version: str
-    persists: bool  # another request may follow on the connection
+    persists: bool  # another request may follow on the connection, if the body is read
+    body: Body | None
 
 
 def take_head(received: bytes) -> tuple[bytes | None, bytes]:
@@ -112,7 +139,7 @@ def parse_head(head: bytes) -> Head:
         raise InvalidRequest(f"the request's head is larger than {MAX_HEAD} bytes")
     command, target, minor = match.groups()
     version = f"HTTP/1.{minor.decode()}"
-    return Head(command.decode(), _path(target.decode()), version, _persists(version, fields))
+    return Head(command.decode(), _path(target.decode()), version, *_framing(version, fields))
 
 
 def _path(target: str) -> str:
@@ -125,11 +152,10 @@ def _path(target: str) -> str:
 
 # A client sends the same fields with all its requests. Bounded, as a head is.
 @lru_cache(maxsize=128)
-def _persists(version: str, fields: bytes) -> bool:
-    """Whether another request may follow on the connection (RFC 9112, section 9.3).
+def _framing(version: str, fields: bytes) -> tuple[bool, Body | None]:
+    """Whether another request may follow on the connection (RFC 9112, section 9.3), and the body.
 
-    Never after a body: it is not read, and must not be read as a request. Raises
-    `InvalidRequest`, among others for whatever might be understood in two ways.
+    Raises `InvalidRequest`, among others for whatever might be understood in two ways.
     """
     if not _FIELDS.fullmatch(fields):
         raise InvalidRequest("malformed or too many header fields")
@@ -149,17 +175,30 @@ def _persists(version: str, fields: bytes) -> bool:
     options = {
         option.strip() for value in found.get(b"connection", ()) for option in value.split(b",")
     }
-    has_body = b"content-length" in found or b"transfer-encoding" in found
     persists = b"close" not in options and (version != "HTTP/1.0" or b"keep-alive" in options)
-    return persists and not has_body
+    return persists, _body(version, found)
+
+
+def _body(version: str, found: Mapping[bytes, Sequence[bytes]]) -> Body | None:
+    if b"content-length" not in found and b"transfer-encoding" not in found:
+        return None
+    length = int(found[b"content-length"][0]) if b"content-length" in found else None
+    media_type = b",".join(found.get(b"content-type", ())).partition(b";")[0].strip()
+    is_held_back = version != "HTTP/1.0" and b"100-continue" in found.get(b"expect", ())
+    return Body(length, media_type.decode("latin-1"), is_held_back)
 
 
 class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
     """One connection. A subclass defines `do_GET` and `do_HEAD`; no other method is served.
 
+    With a `max_body`, it defines `do_POST` too, for which `body` is there. No other body
+    is read: the connection ends after the answer.
+
     Requests on a connection are answered one after another, in their order. After
     each the other connections have their turn, so nobody gains by pipelining.
     """
+
+    max_body = 0  # bytes
 
     protocol_version = "HTTP/1.1"
     server: ConnectionServer  # type: ignore[assignment]
@@ -171,11 +210,16 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
         self.deadline = monotonic() + HEAD_TIMEOUT  # when the connection is closed
         self.lingering = False  # our side is closed, what still comes is discarded
         self.task: asyncio.Task[None] | None = None  # it answers the request
+        self.body = bytearray()
+        self.media_type = ""  # of the body
+        self._channel: Channel | None = None  # through which all goes
         self._received = b""
+        self._missing = 0  # bytes of the body
         self._answer = b""
         self._answering = False  # a request; the next one has to wait
         self._begun = False  # a head, and its deadline
-        self._unsent = False  # something of an answer
+        self._sending = False  # an answer
+        self._unsent = False  # something of it
         self._half_closed = False  # by the client, which sends no more
         self._closed = False
 
@@ -184,6 +228,8 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        context = self.server.tls_context()
+        self._channel = Channel(context) if context else None
         transport.set_write_buffer_limits(high=1, low=0)  # `_unsent` is then what it says
         self.server.opened(self)
 
@@ -199,16 +245,41 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self.lingering:
             return
-        self._received += self.server.buffer[:nbytes]
-        if not self._answering:
+        if self._channel is None:
+            self._take(self.server.buffer[:nbytes])
+        else:
+            self._decrypt(self._channel, self.server.buffer[:nbytes])
+
+    def _take(self, received: bytes | memoryview) -> None:
+        self._received += received
+        if self._missing:
+            self._read_body()
+        elif not self._answering:
             self._next_request()
         elif len(self._received) > MAX_HEAD:
             self.transport.pause_reading()
 
+    def _decrypt(self, channel: Channel, received: memoryview) -> None:
+        was_open = channel.is_open
+        try:
+            said = channel.decrypt(received)
+        except ssl.SSLError as error:
+            logging.debug("no TLS with %s: %s", self.transport.get_extra_info("peername"), error)
+            self._closed = True
+            self.transport.write(channel.pending())  # says why
+            self.transport.close()
+            return
+        self.transport.write(channel.pending())
+        if channel.is_open and not was_open:  # clients open some that they need only later
+            self.deadline = monotonic() + IDLE_TIMEOUT
+        if said:
+            self._take(said)
+        if channel.has_ended and not self.eof_received():
+            self._close_our_side()
+
     def eof_received(self) -> bool:
         self._half_closed = True
-        stays = self._answering and not self.lingering
-        return stays and self.transport.can_write_eof()  # TLS has no half-closed connections
+        return self._answering and not self._missing and not self.lingering
 
     def pause_writing(self) -> None:
         self._unsent = True
@@ -218,7 +289,7 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._unsent = False
         # Not at once: asyncio would close a transport twice that is closed from in here.
-        asyncio.get_running_loop().call_soon(self._sent)
+        asyncio.get_running_loop().call_soon(self._sent if self._sending else self._await_rest)
 
     # From a request to its answer.
 
@@ -231,7 +302,7 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
             self._begun = False
             self._serve(head)
         elif self._half_closed:
-            self.transport.close()
+            self._close_our_side()
         else:
             self._await_rest()
 
@@ -239,16 +310,61 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
         if self._received and not self._begun:
             self._begun = True
             self.deadline = monotonic() + HEAD_TIMEOUT
-        if not self.transport.is_reading():
+        if not (self._unsent or self.transport.is_reading()):
             self.transport.resume_reading()
 
     def _serve(self, head: bytes) -> None:
         self.command, self.path, self.request_version = "", "", "HTTP/1.1"
         self.requestline = ""
         self.close_connection = True
+        try:
+            self._read_head(head)
+        except Exception as error:
+            self._failed(error)
+            self._answered()
+        else:
+            self._read_body()
+
+    def _read_head(self, head: bytes) -> None:
+        line = head.partition(b"\r\n")[0]
+        self.requestline = line.decode("latin-1")
+        if line.startswith(b"HEAD "):  # also when it is refused: its answer has no body
+            self.command = "HEAD"
+        self.command, self.path, self.request_version, persists, body = parse_head(head)
+        if self.command == "POST" and self.max_body:
+            self._expect(body)
+            body = None
+        self.close_connection = not persists or body is not None
+
+    def _expect(self, body: Body | None) -> None:
+        if body is None or body.length is None:
+            raise LengthRequired("a body is taken only with a Content-Length")
+        if body.length > self.max_body:
+            raise ContentTooLarge(f"{body.length} bytes are too many, the most is {self.max_body}")
+        self.deadline = monotonic() + BODY_TIMEOUT
+        self.media_type = body.media_type
+        self._missing = body.length
+        if body.is_held_back and not self._received:
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _read_body(self) -> None:
+        if self._missing:
+            part = self._received[: self._missing]
+            self._received = self._received[len(part) :]
+            self._missing -= len(part)
+            self.body += part
+            if self._missing:
+                self.server.body_grows(self, len(part))
+                self._await_rest()
+                return
+            self.server.body_ends(self)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Answers the request, or begins to."""
         answer = None
         try:
-            answer = self._begin(head)
+            answer = self._method()
         except Exception as error:
             self._failed(error)
         if answer is None:
@@ -256,18 +372,13 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
         else:
             self.task = asyncio.get_running_loop().create_task(self._complete(answer))
 
-    def _begin(self, head: bytes) -> Coroutine[Any, Any, None] | None:
-        """Answers the request, or returns a coroutine that will."""
-        line = head.partition(b"\r\n")[0]
-        self.requestline = line.decode("latin-1")
-        if line.startswith(b"HEAD "):  # also when it is refused: its answer has no body
-            self.command = "HEAD"
-        self.command, self.path, self.request_version, persists = parse_head(head)
-        self.close_connection = not persists
+    def _method(self) -> Coroutine[Any, Any, None] | None:
         if self.command == "GET":
             return self.do_GET()
         if self.command == "HEAD":
             return self.do_HEAD()
+        if self.command == "POST" and self.max_body:
+            return self.do_POST()
         raise MethodNotAllowed(f"method {shown(self.command)} is not allowed")
 
     async def _complete(self, answer: Coroutine[Any, Any, None]) -> None:
@@ -294,12 +405,18 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
             return
         self.server.answered(self)
         self.deadline = monotonic() + IDLE_TIMEOUT
-        self.transport.write(self._answer)
+        self.body = bytearray()
+        self._sending = True
+        self._write(self._answer)
         self._answer = b""
         if not self._unsent:
             self._sent()
 
+    def _write(self, data: bytes) -> None:
+        self.transport.write(self._channel.encrypt(data) if self._channel else data)
+
     def _sent(self) -> None:
+        self._sending = False
         if self.close_connection:
             self._close_our_side()
         elif self._received or self._half_closed:
@@ -314,12 +431,13 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
         self.lingering = True
         self.deadline = monotonic() + LINGER_TIMEOUT
         self._received = b""
+        if self._channel:
+            self.transport.write(self._channel.end())
         if self._half_closed:
             self.transport.close()
             return
-        if self.transport.can_write_eof():
-            with suppress(OSError):  # the client is gone already
-                self.transport.write_eof()
+        with suppress(OSError):  # the client is gone already
+            self.transport.write_eof()
         if not self.transport.is_reading():
             self.transport.resume_reading()
 
@@ -330,6 +448,10 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
     def do_HEAD(self) -> Coroutine[Any, Any, None] | None:
         """`do_GET`; `respond` leaves out the body."""
         return self.do_GET()
+
+    def do_POST(self) -> Coroutine[Any, Any, None] | None:
+        """As `do_GET`, with the request's `body`."""
+        raise NotImplementedError
 
     def respond(self, status: int, body: bytes, content_type: str, fields: str = "") -> None:
         """The whole answer; to HEAD, all of it but the body.
@@ -351,9 +473,25 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
         self.log_request(status)
         self._answer = head if self.command == "HEAD" else head + body
 
+    def send_json(self, status: int, body: bytes, fields: str = "") -> None:
+        """Answers with this, which is JSON already."""
+        self.respond(status, body, "application/json", fields)
+
+    def send_error_body(self, error: ServiceError) -> None:
+        """Answers with the error."""
+        self.send_json(error.status, json.dumps(error_body(error)).encode(), error.fields)
+
+    def send_health(self, error: ServiceError | None = None) -> None:
+        """Answers a probe: all is well, or it is not."""
+        if error is None:
+            self.send_json(200, b'{"status": "ok"}')
+        else:
+            self.send_error_body(error)
+
     def send_service_error(self, error: ServiceError) -> None:
-        """Answers with the error; a subclass says in which form."""
-        raise NotImplementedError
+        """Refuses the request, with a line in the log: no line means that nobody called."""
+        self.send_error_body(error)
+        logging.info("refused %s reason=%s", shown(self.requestline), error.reason)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What `http.server` refuses by itself, in the form of our own errors."""
@@ -391,6 +529,7 @@ class ConnectionServer:
         self.draining = False  # from the moment it is told to stop
         self.connections: OrderedDict[ConnectionHandler, None] = OrderedDict()
         self.buffer = memoryview(bytearray(MAX_HEAD))
+        self._bodies: dict[ConnectionHandler, int] = {}  # what has come of those incomplete
         self._handler = handler
         self._max_connections = max_connections
         self._listeners: list[socket.socket] = []
@@ -437,6 +576,27 @@ class ConnectionServer:
     def closed(self, connection: ConnectionHandler) -> None:
         """Notes that the connection is no more."""
         self.connections.pop(connection, None)
+        self.body_ends(connection)
+
+    def body_grows(self, connection: ConnectionHandler, size: int) -> None:
+        """Takes account of so many more bytes of a body that is not complete.
+
+        If that is too much, it is the one that has been on its way for the longest that makes
+        room: an API server takes milliseconds.
+        """
+        self._bodies[connection] = self._bodies.get(connection, 0) + size
+        if sum(self._bodies.values()) > MAX_BODIES:
+            first = next(iter(self._bodies))
+            first.close()
+            self.closed(first)
+
+    def body_ends(self, connection: ConnectionHandler) -> None:
+        """Notes that the body is complete, or that no more of it will come."""
+        self._bodies.pop(connection, None)
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """That of who connects now; None for plain HTTP."""
+        return None
 
     async def _close_overdue(self) -> None:
         while True:

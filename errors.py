@@ -11,9 +11,12 @@ if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(f"Python 3.11 or newer is needed, and this is {sys.version.split()[0]}")
 
 __all__ = [
+    "CertificateExpired",
+    "ContentTooLarge",
     "InternalError",
     "InvalidName",
     "InvalidRequest",
+    "LengthRequired",
     "MethodNotAllowed",
     "NameNotAllowed",
     "NameNotFound",
@@ -23,7 +26,9 @@ __all__ = [
     "ResolverTimeout",
     "ServiceError",
     "ShuttingDown",
+    "UnsupportedMediaType",
     "ZoneNotFound",
+    "error_body",
     "shown",
 ]
 
@@ -63,10 +68,31 @@ class NotFound(ServiceError):
 
 
 class MethodNotAllowed(ServiceError):
-    """Only GET and HEAD are served."""
+    """The path is not served by this method: but for reviews, only GET and HEAD are."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
-    fields = "Allow: GET, HEAD\r\n"
+
+    def __init__(self, message: str, allowed: str = "GET, HEAD") -> None:
+        super().__init__(message)
+        self.fields = f"Allow: {allowed}\r\n"
+
+
+class LengthRequired(ServiceError):
+    """A review comes without Content-Length, perhaps in chunks."""
+
+    status = HTTPStatus.LENGTH_REQUIRED
+
+
+class ContentTooLarge(ServiceError):
+    """A review is larger than any that an API server sends."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class UnsupportedMediaType(ServiceError):
+    """A review is not `application/json`."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 class NameNotAllowed(ServiceError):
@@ -105,10 +131,21 @@ class ShuttingDown(ServiceError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
+class CertificateExpired(ServiceError):
+    """The webhook's certificate has expired: no API server calls it any more."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class ResolverTimeout(ServiceError):
     """DNS did not answer in time."""
 
     status = HTTPStatus.GATEWAY_TIMEOUT
+
+
+def error_body(error: ServiceError) -> dict[str, str]:
+    """An error as JSON knows it."""
+    return {"error": str(error), "reason": error.reason}
 
 
 # Characters of a value that a message shows.

@@ -10,11 +10,11 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from errors import InvalidRequest, ServiceError, ZoneNotFound, shown
+from errors import InvalidRequest, ServiceError, ZoneNotFound, error_body, shown
 from resolver import Result
 from subnets import ZONE_LABEL, Subnet, SubnetTable
 
-__all__ = ["Answer", "Place", "Placement", "error_body", "names_in", "to_json"]
+__all__ = ["Answer", "Place", "Placement", "names_in", "to_json"]
 
 # Names in one lookup: a Pod's database, cache and queue, not a list to search.
 MAX_NAMES = 8
@@ -236,11 +236,6 @@ def _answer(body: Mapping[str, object], told: Place) -> Answer:
 def _listed(addresses: Sequence[IPv4Address], separator: str = ", ") -> str:
     listed = [str(address) for address in addresses[:MAX_LISTED]]
     return separator.join(listed + ["..."] * (len(addresses) > MAX_LISTED))
-
-
-def error_body(error: ServiceError) -> dict[str, str]:
-    """An error as JSON knows it."""
-    return {"error": str(error), "reason": error.reason}
 
 
 def to_json(body: Mapping[str, object]) -> bytes:

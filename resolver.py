@@ -258,8 +258,8 @@ class Resolver:
         self._hits.increment()
         return answer.resolution
 
-    async def resolve(self, name: str) -> Result:
-        """What comes of a name of which `at_once` says nothing else.
+    async def resolve(self, name: str, patience: float = math.inf) -> Result:
+        """What comes of a name of which `at_once` says nothing else; in so many seconds at most.
 
         The error is a `NameNotFound`, or where there is no old answer to fall back on a
         `ResolverFailure`, `ResolverTimeout` or `Overloaded`.
@@ -267,7 +267,7 @@ class Resolver:
         fresh = self._fresh(name)  # another lookup's query may have ended meanwhile
         if fresh is not None:
             return fresh
-        result = await self._ask(name)
+        result = await self._ask(name, min(patience, self._timeout))
         self._outcomes.increment("Success" if isinstance(result, Resolution) else result.reason)
         if isinstance(result, Resolution | NameNotFound):
             return result
@@ -280,7 +280,7 @@ class Resolver:
         self._stale_answers.increment()
         return Resolution(answer.resolution.addresses, stale=True)
 
-    async def _ask(self, name: str) -> Result:
+    async def _ask(self, name: str, timeout: float) -> Result:
         """What comes of the query for `name`, of which there is one at a time."""
         try:
             query = self._queries.get(name) or self._start(name)
@@ -290,10 +290,10 @@ class Resolver:
         if failure is not None:
             return failure
         # Not `wait_for`, which would cancel what others wait for, too.
-        await asyncio.wait([query], timeout=self._timeout)
+        await asyncio.wait([query], timeout=timeout)
         if query.done():
             return query.result()
-        late = ResolverTimeout(f"no answer for {name!r} within {self._timeout:g} s")
+        late = ResolverTimeout(f"no answer for {name!r} within {timeout:g} s")
         return self._failed(name, late)
 
     def _recent_failure(self, name: str) -> ServiceError | None:

@@ -14,6 +14,7 @@ import asyncio
 import errno
 import json
 import logging
+import math
 import os
 import resource
 import signal
@@ -27,10 +28,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 import log
+import webhook
 from connection import BACKLOG, ConnectionHandler, ConnectionServer
-from errors import InternalError, NotFound, ServiceError, ShuttingDown, shown
+from errors import InternalError, NotFound, ServiceError, ShuttingDown, error_body, shown
 from metrics import CONTENT_TYPE, Counter, Family, Gauge, Histogram, process, render
-from placement import Answer, Placement, error_body, names_in, to_json
+from placement import Answer, Placement, names_in, to_json
 from reload import TableFile
 from resolver import MAX_QUERIES, Resolver, Result, configure_c_library, parse_name
 from settings import (
@@ -51,6 +53,7 @@ from subnets import (
     SubnetTable,
     pasted_table,
 )
+from tls import Certificate, InvalidCertificate
 
 __version__ = "2.0.0"
 
@@ -105,6 +108,11 @@ class ServerSettings(Settings):
 
     host: str = setting("", text, "the address to listen on; by default all, IPv4 and IPv6")
     port: int = setting("8080", whole_number(65535), "the port; 0 takes a free one and logs it")
+    tls_cert_file: str = setting(
+        "", text, "a certificate in PEM form, with which the webhook serves API servers"
+    )
+    tls_key_file: str = setting("", text, "the certificate's key; without the two, no webhook")
+    tls_port: int = setting("8443", whole_number(65535), "the webhook's port, as PORT")
     log_level: str = setting(
         "INFO", one_of(*LOG_LEVELS), f"{', '.join(LOG_LEVELS)}; lookups are logged at INFO"
     )
@@ -173,6 +181,7 @@ class LookupServer(ConnectionServer):
         # From 0 on: Prometheus sees no increase in what begins at 1, and errors may be rare.
         self.lookups.values = {(outcome,): 0 for outcome in OUTCOMES}
         self.durations = Histogram("lookup_duration_seconds", "From a lookup to its answer.")
+        self.webhook: webhook.WebhookServer | None = None
         self._lines_dropped = [lines_dropped] if lines_dropped else []
         self._stopping = asyncio.Event()
 
@@ -208,6 +217,7 @@ class LookupServer(ConnectionServer):
             self.durations,
             self.zones,
             *self.resolver.metrics(),
+            *(self.webhook.metrics() if self.webhook else ()),
             *self._lines_dropped,
             Gauge("open_connections", "Open connections.", lambda: len(self.connections)),
             Gauge("subnets", "Subnets in the table.", lambda: len(self.placement.table)),
@@ -236,11 +246,16 @@ class LookupServer(ConnectionServer):
         """What can be said of each name without waiting; None if nothing."""
         return dict(map(self.resolver.at_once, names))
 
-    async def find_rest(self, found: Mapping[str, Result | None]) -> dict[str, Result]:
-        """What comes of all names, when those of which nothing was found have had their time."""
+    async def find_rest(
+        self, found: Mapping[str, Result | None], patience: float = math.inf
+    ) -> dict[str, Result]:
+        """What comes of all names, when those of which nothing was found have had their time.
+
+        That is `DNS_TIMEOUT`, or `patience` if it is less, in seconds.
+        """
         missing = [name for name, result in found.items() if result is None]
         # Side by side: they share one deadline.
-        results = await asyncio.gather(*map(self.resolver.resolve, missing))
+        results = await asyncio.gather(*(self.resolver.resolve(name, patience) for name in missing))
         rest = dict(zip(missing, results, strict=True))
         return {name: result or rest[name] for name, result in found.items()}
 
@@ -271,17 +286,33 @@ class LookupServer(ConnectionServer):
             self.lookups.increment("Success")
             self.zones.increment(outcome.zone if outcome.is_in_one_zone else "several")
 
+    def why_unready(self) -> ServiceError | None:
+        """Why it is not ready for requests; None if it is."""
+        if self.draining:
+            return ShuttingDown("the service is shutting down")
+        return self.webhook.certificate.why_useless() if self.webhook else None
+
     def stop(self) -> None:
         """Is no longer ready, and stops after `SHUTDOWN_DELAY`."""
         self.draining = True
+        if self.webhook:
+            self.webhook.draining = True
         self._stopping.set()
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Serves those who connect to the socket, until `stop` is called and for as long after."""
+    async def serve(
+        self, listener: socket.socket, tls_listener: socket.socket | None = None
+    ) -> None:
+        """Serves those who connect to the sockets, until `stop` is called and for as long after."""
         await self.listen(listener)
+        if self.webhook and tls_listener:
+            await self.webhook.listen(tls_listener)
         await self._stopping.wait()
         await asyncio.sleep(self.settings.shutdown_delay)
         await self.drain()
+
+    async def drain(self) -> None:
+        also = [self.webhook.drain()] if self.webhook else []
+        await asyncio.gather(super().drain(), *also)
 
 
 class LookupHandler(ConnectionHandler):
@@ -295,9 +326,9 @@ class LookupHandler(ConnectionHandler):
         if path == "/lookup":
             return self.lookup(query)
         if path == "/healthz":
-            self.send_json(200, b'{"status": "ok"}')
+            self.send_health()
         elif path == "/readyz":
-            self.send_readiness()
+            self.send_health(self.server.why_unready())
         elif path == "/metrics":
             self.respond(200, render(self.server.metrics()), CONTENT_TYPE)
         elif path == "/":
@@ -305,12 +336,6 @@ class LookupHandler(ConnectionHandler):
         else:
             raise NotFound(f"there is nothing at {shown(path)}, but at {', '.join(ENDPOINTS)}")
         return None
-
-    def send_readiness(self) -> None:
-        if self.server.draining:
-            self.send_error_body(ShuttingDown("the service is shutting down"))
-        else:
-            self.send_json(200, b'{"status": "ok"}')
 
     def lookup(self, query: str) -> Coroutine[Any, Any, None] | None:
         """Answers now, or else when DNS has answered or had its time."""
@@ -344,18 +369,10 @@ class LookupHandler(ConnectionHandler):
         self.server.account(outcome, duration)
         logging.info("lookup %s %s ms=%.2f", shown(asked), found, duration * 1000)
 
-    def send_json(self, status: int, body: bytes, fields: str = "") -> None:
-        self.respond(status, body, "application/json", fields)
-
-    def send_error_body(self, error: ServiceError) -> None:
-        self.send_json(error.status, to_json(error_body(error)), error.fields)
-
     def send_service_error(self, error: ServiceError) -> None:
-        """Refuses what is no lookup, with a line in the log: no line means that nobody called."""
         if isinstance(error, InternalError):  # a lookup after all, most likely
             self.server.lookups.increment(error.reason)
-        self.send_error_body(error)
-        logging.info("refused %s reason=%s", shown(self.requestline), error.reason)
+        super().send_service_error(error)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Counts the answer; what is logged has a line of its own."""
@@ -391,9 +408,21 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=BACKLOG)
 
 
-def raise_connection_limit() -> int:
-    """The number of connections that the limit of open files, raised if possible, leaves room for."""
-    wanted = MAX_CONNECTIONS + OTHER_DESCRIPTORS
+def _listen(host: str, name: str, port: int) -> socket.socket:
+    """As `listen`, with the port's setting. Raises `InvalidSetting`."""
+    try:
+        return listen(host, port)
+    except OSError as error:
+        why = str(error.strerror).partition(" (while")[0]  # there it repeats the address
+        raise InvalidSetting(f"cannot listen on HOST {shown(host)}, {name} {port}: {why}") from None
+
+
+def raise_connection_limit(others: int = OTHER_DESCRIPTORS) -> int:
+    """The number of connections that the limit of open files, raised if possible, leaves room for.
+
+    So many `others` are needed besides.
+    """
+    wanted = MAX_CONNECTIONS + others
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -402,7 +431,7 @@ def raise_connection_limit() -> int:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
-    return min(MAX_CONNECTIONS, max(soft - OTHER_DESCRIPTORS, soft // 2))
+    return min(MAX_CONNECTIONS, max(soft - others, soft // 2))
 
 
 def names_to_explain(arguments: Sequence[str]) -> str | None:
@@ -432,10 +461,11 @@ def main(arguments: Sequence[str]) -> int:
     asked = names_to_explain(arguments) if arguments else None
     try:
         settings = ServerSettings.from_environment(os.environ)
+        certificate = certificate_of(settings)
         path, label = settings.subnets_file, settings.node_label
         file = TableFile(path, label) if path else None
         table = file.read() if file else pasted_table(label)
-    except InvalidSetting as error:
+    except (InvalidSetting, InvalidCertificate) as error:
         return _complain(str(error))
     except InvalidSubnets as error:
         return _complain(*error.problems)
@@ -445,16 +475,33 @@ def main(arguments: Sequence[str]) -> int:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
         return asyncio.run(explain(settings, table, asked))
+    ports = {"PORT": settings.port} | ({"TLS_PORT": settings.tls_port} if certificate else {})
     try:
-        listener = listen(settings.host, settings.port)
-    except OSError as error:
-        where = f"HOST {shown(settings.host)}, PORT {settings.port}"
-        why = str(error.strerror).partition(" (while")[0]  # there it repeats the address
-        return _complain(f"cannot listen on {where}: {why}")
+        listeners = [_listen(settings.host, name, port) for name, port in ports.items()]
+    except InvalidSetting as error:
+        return _complain(str(error))
     handler = log.start(settings.log_level)
     warn(warnings)
-    asyncio.run(run(settings, table, file, listener, handler.dropped if handler else None))
+    others = OTHER_DESCRIPTORS + (webhook.MAX_CONNECTIONS if certificate else 0)
+    connections = raise_connection_limit(others)
+    server = LookupServer(settings, table, connections, handler.dropped if handler else None)
+    if certificate:
+        server.webhook = webhook.WebhookServer(server, certificate)
+    asyncio.run(run(server, file, *listeners))
     return 0
+
+
+def certificate_of(settings: ServerSettings) -> Certificate | None:
+    """What the webhook proves itself with; None without a webhook.
+
+    Raises `InvalidSetting` or `InvalidCertificate`.
+    """
+    files = (settings.tls_cert_file, settings.tls_key_file)
+    if not any(files):
+        return None
+    if not all(files):
+        raise InvalidSetting("of TLS_CERT_FILE and TLS_KEY_FILE, only one is set")
+    return Certificate(*files)
 
 
 def table_warnings(settings: ServerSettings, table: SubnetTable) -> Iterator[str]:
@@ -494,14 +541,12 @@ async def explain(settings: ServerSettings, table: SubnetTable, asked: str) -> i
 
 
 async def run(
-    settings: ServerSettings,
-    table: SubnetTable,
+    server: LookupServer,
     file: TableFile | None,
     listener: socket.socket,
-    lines_dropped: Counter | None,
+    tls_listener: socket.socket | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends the process at once."""
-    server = LookupServer(settings, table, raise_connection_limit(), lines_dropped)
     loop = asyncio.get_running_loop()
 
     def stop(number: signal.Signals) -> None:
@@ -516,13 +561,17 @@ async def run(
         file.watch(loop, server.reload)
         loop.add_signal_handler(signal.SIGHUP, file.read_again)
     address, port, *_ = listener.getsockname()
-    logging.info("listening on %s port %d, %s", address, port, _summary(settings, table, port))
-    await server.serve(listener)
+    logging.info("listening on %s port %d, %s", address, port, _summary(server, port))
+    if tls_listener:
+        address, port, *_ = tls_listener.getsockname()
+        logging.info("listening on %s port %d for reviews", address, port)
+    await server.serve(listener, tls_listener)
     logging.info("stopped")
 
 
-def _summary(settings: ServerSettings, table: SubnetTable, port: int) -> str:
+def _summary(server: LookupServer, port: int) -> str:
     """What the first line of the log says of the table and the settings, and what to try."""
+    settings, table = server.settings, server.placement.table
     host = settings.host if settings.host not in ("", "::", "0.0.0.0") else "localhost"
     host = f"[{host}]" if ":" in host else host
     address = next(iter(table)).cidr.partition("/")[0]

@@ -35,10 +35,12 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tests.certificates import Authority
 from tests.laboratory import (
     NAMES,
     OK,
     PATIENCE,
+    PORTS,
     ROOT,
     Answer,
     Bench,
@@ -56,10 +58,14 @@ from tests.laboratory import (
     number,
     pace,
     percentile,
+    ratio,
     running,
     tally,
     wrk,
 )
+
+# What an API server sends when a ReplicaSet creates a Pod.
+REVIEW = ROOT / "tests" / "review.json"
 
 MANY = 50_000
 SUBNETS = 100_000
@@ -150,6 +156,29 @@ def report_load(bench: Bench, name: str, rounds: list[list[Load]]) -> None:
     bench.add(f"{name}: p99 / p50", "≤ 5" if "64" in name else "", *map(number, tails))
     failed = [sum(load.failed for load in column) for column in columns]
     bench.add(f"{name}: failed", "0", *map(str, failed))
+
+
+async def measure_reviews(bench: Bench) -> None:
+    """Compare reviews of Pods, over TLS, with lookups; both of cached names."""
+    pair = Authority(bench.scratch).issue("webhook")
+    body = bench.scratch / "review.json"
+    body.write_text(REVIEW.read_text().replace("db.example.internal", NAMES[0]))
+    reviews, lookups = [], []
+    for _ in range(bench.rounds):
+        port = next(PORTS)
+        async with running(bench.own, TLS_PORT=str(port), **pair.settings()) as it:
+            await warm(it)
+            how = Pressure(seconds=bench.seconds)
+            lookups.append(await wrk(it, it.paths(NAMES), how))
+            how = replace(how, tls_port=port, body=body)
+            reviews.append(await wrk(it, ["POST /mutate?timeout=3s"], how))
+    title = f"reviews of {body.stat().st_size / 1000:.1f} kB over TLS, 16 connections"
+    rows = {"requests/s": "rate", "p50, ms": "p50", "p99, ms": "p99", "processor, µs": "cpu"}
+    for name, field in rows.items():
+        ours, theirs = ([getattr(load, field) for load in loads] for loads in (reviews, lookups))
+        figure = f"{number(median(ours))}, lookups {number(median(theirs))} ({ratio(ours, theirs)})"
+        bench.add(f"{title}: {name}", "", figure)
+    bench.add(f"{title}: failed", "0", str(sum(load.failed for load in reviews)))
 
 
 # --- DNS that does not answer --------------------------------------------------------------------
@@ -479,6 +508,7 @@ async def watch(it: Running, samples: list[tuple[float, int]], pause: float) -> 
 MEASURES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "start": measure_start,
     "load": measure_load,
+    "reviews": measure_reviews,
     "dead": measure_dead,
     "outage": measure_outage,
     "silent": measure_silent,

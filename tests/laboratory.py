@@ -42,7 +42,8 @@ HEADERS = (
 )
 
 # Arguments: a file of "METHOD path" lines, milliseconds to pause before each request (0: none),
-# "count" to count statuses, and the number of answers after which to stop (0: none).
+# "count" to count statuses, the number of answers after which to stop (0: none), and a file with
+# the JSON that is sent with each request, if any.
 LUA = """
 local ffi = require("ffi")
 ffi.cdef("int getpid(); int kill(int, int);")  -- SIGINT ends wrk early; thread:stop() does not
@@ -50,6 +51,10 @@ statuses = {}
 function setup(thread) worker = thread end
 function init(args)
   local requests, n = {}, 0
+  if args[5] then
+    wrk.headers["Content-Type"] = "application/json"
+    wrk.body = io.open(args[5]):read("*a")
+  end
   for line in io.lines(args[1]) do
     requests[#requests + 1] = wrk.format(line:match("(%S+) (%S+)"))
   end
@@ -282,6 +287,12 @@ class Pressure:
     limit: int = 0  # stop after so many answers; 0: only when the time is up
     count: bool = False  # count statuses, which takes wrk's time
     close: bool = False  # one connection a request
+    body: Path | None = None  # the file with what is sent with each request
+    tls_port: int = 0  # instead of the server's port
+
+    def url(self, it: Running) -> str:
+        scheme, port = ("https", self.tls_port) if self.tls_port else ("http", it.port)
+        return f"{scheme}://127.0.0.1:{port}/"
 
     def options(self) -> list[str]:
         headers = [*HEADERS, "Connection: close"] if self.close else HEADERS
@@ -290,7 +301,8 @@ class Pressure:
 
     def arguments(self) -> list[str]:
         pause = round(1000 * self.connections / self.rate) if self.rate else 0
-        return [str(pause), "count" if self.count or self.limit else "-", str(self.limit)]
+        body = [str(self.body)] if self.body else []
+        return [str(pause), "count" if self.count or self.limit else "-", str(self.limit), *body]
 
 
 async def wrk(it: Running, paths: Iterable[str], how: Pressure) -> Load:
@@ -300,7 +312,7 @@ async def wrk(it: Running, paths: Iterable[str], how: Pressure) -> Load:
         script, requests = Path(directory, "bench.lua"), Path(directory, "requests")
         script.write_text(LUA)
         requests.write_text("\n".join(lines))
-        command = ["wrk", *how.options(), "-s", str(script), f"http://127.0.0.1:{it.port}/", "--"]
+        command = ["wrk", *how.options(), "-s", str(script), how.url(it), "--"]
         before = it.cpu()
         out = await output(*command, str(requests), *how.arguments())
         return parse_wrk(out, it.cpu() - before, await sized(it))

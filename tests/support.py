@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from server import LookupServer, ServerSettings, listen
+from server import LookupServer, ServerSettings, certificate_of, listen
 from subnets import load
+from webhook import WebhookServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -138,10 +139,13 @@ class Remote:
 class Client(Remote):
     """Talks to a server in a thread of the test's own process."""
 
-    def __init__(self, server: LookupServer, loop: asyncio.AbstractEventLoop, port: int) -> None:
+    def __init__(
+        self, server: LookupServer, loop: asyncio.AbstractEventLoop, port: int, tls_port: int
+    ) -> None:
         super().__init__(port)
         self.server = server
         self.loop = loop
+        self.tls_port = tls_port  # of the webhook; 0 without one
 
     def stop(self) -> None:
         """Tells the server to stop, which it does after `SHUTDOWN_DELAY`."""
@@ -158,19 +162,27 @@ def running(
     table: object = SUBNETS, max_connections: int = 1000, **environment: str
 ) -> Iterator[Client]:
     """A server on a free port, with the table and the environment's settings."""
-    settings = ServerSettings.from_environment({"HOST": "127.0.0.1", "PORT": "0"} | environment)
+    default = {"HOST": "127.0.0.1", "PORT": "0", "TLS_PORT": "0"}
+    settings = ServerSettings.from_environment(default | environment)
     listener = listen(settings.host, settings.port)
-    port = listener.getsockname()[1]
+    ports = [listener.getsockname()[1], 0]
     server = LookupServer(settings, load(table), max_connections)
+    tls_listener = None
+    if certificate := certificate_of(settings):
+        server.webhook = WebhookServer(server, certificate)
+        tls_listener = listen(settings.host, settings.tls_port)
+        ports[1] = tls_listener.getsockname()[1]
     loop = asyncio.new_event_loop()
     loop.slow_callback_duration = DEADLINE  # in debug mode, it is no warning that a test is slow
-    serving = loop.create_task(server.serve(listener))
+    serving = loop.create_task(server.serve(listener, tls_listener))
 
     def run() -> None:
         with suppress(asyncio.CancelledError):
             loop.run_until_complete(serving)
         loop.run_until_complete(server.drain())
-        listener.close()  # unless it was never listened on
+        for each in (listener, tls_listener):
+            if each:
+                each.close()  # it may never have been listened on
         for task in asyncio.all_tasks(loop):
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -180,7 +192,7 @@ def running(
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        yield Client(server, loop, port)
+        yield Client(server, loop, *ports)
     finally:
         with suppress(RuntimeError):  # the loop has ended already
             loop.call_soon_threadsafe(serving.cancel)

@@ -159,6 +159,17 @@ class ClusterTest(unittest.TestCase):
         environment = {"PATH": os.environ["PATH"], **environment}
         return subprocess.run(command, env=environment, capture_output=True).returncode
 
+    def test_no_drift_with_the_webhook(self) -> None:
+        self.require("certificates.cert-manager.io")
+        self.check_no_drift("deploy/components/webhook")
+
+    def test_no_drift_with_the_webhook_for_a_client(self) -> None:
+        self.require("certificates.cert-manager.io")
+        self.check_no_drift_for_a_client("deploy/components/webhook")
+
+    def test_no_drift_with_a_webhook_with_its_own_certificate(self) -> None:
+        self.check_no_drift("deploy/components/webhook-own-certificate")
+
     def test_from_client_side_to_server_side(self) -> None:
         self.kustomize("apply")
         self.kustomize(*APPLY)

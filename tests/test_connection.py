@@ -360,7 +360,7 @@ class HeadTest(unittest.TestCase):
         for version, fields, persists in PERSISTENCE:
             with self.subTest(version=version, fields=fields):
                 head = http.parse_head(request("/x?y", *fields, method="PUT", version=version))
-                self.assertEqual(head, ("PUT", "/x?y", version, persists))
+                self.assertEqual(head, ("PUT", "/x?y", version, persists, None))
 
     def test_an_absolute_target_is_the_path_in_it(self) -> None:
         for target, path in TARGETS:
@@ -369,7 +369,7 @@ class HeadTest(unittest.TestCase):
 
     def test_http_1_0_needs_no_host(self) -> None:
         head = http.parse_head(b"GET / HTTP/1.0\r\n\r\n")
-        self.assertEqual(head, ("GET", "/", "HTTP/1.0", False))
+        self.assertEqual(head, ("GET", "/", "HTTP/1.0", False, None))
 
     def test_how_large_a_head_may_be(self) -> None:
         room = http.MAX_HEAD - len(request("/healthz", "X: "))

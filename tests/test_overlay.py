@@ -70,6 +70,8 @@ def repository(objects: Objects) -> str:
 # A word of each option, where it shows in the objects, and what stands there then.
 OPTIONS: dict[str, tuple[Callable[[Objects], Any], Any]] = {
     "kyverno/mutatingpolicy": (engines, {"MutatingPolicy"}),
+    "components/webhook?": (engines, {f"MutatingWebhookConfiguration {NAME}"}),
+    "components/webhook-own-certificate": (engines, {f"MutatingWebhookConfiguration {NAME}"}),
     "deploy/opa": (engines, {f"MutatingWebhookConfiguration {NAME}-opa"}),
     "kyverno/none": (engines, set()),
     "components/relocation": (lambda each: "Deployment relocation" in each, True),
@@ -119,7 +121,12 @@ OPTIONS: dict[str, tuple[Callable[[Objects], Any], Any]] = {
 }
 
 # Engines instead of the one that all other options are tested with.
-OTHER_ENGINES = {"deploy/opa", "kyverno/none"}
+OTHER_ENGINES = {
+    "components/webhook?",
+    "components/webhook-own-certificate",
+    "deploy/opa",
+    "kyverno/none",
+}
 
 # An option for the overlay's own table, which does not count with aws-subnets.
 OTHER_TABLES = {"disableNameSuffixHash"}
