@@ -1,7 +1,8 @@
 """Metrics in the Prometheus text format, version 0.0.4.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/. All of it is used
-from one thread, the event loop's, and so needs no lock.
+from one thread, the event loop's, and so needs no lock. (Lines that the log drops are
+counted from its own thread as well: in the worst case one of two counts is lost.)
 """
 
 from __future__ import annotations
