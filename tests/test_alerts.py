@@ -186,7 +186,19 @@ CASES: dict[str, tuple[dict[str, str], dict[int, str]]] = {
         },
         {62: "", 70: "LookupsFail b", 120: "LookupsFail b"},
     ),
+    "few ask, and DNS is away": (
+        quiet(Success=steps(*[(3, 0), (1, 1)] * 40))
+        | {
+            "lookup_duration_seconds_count": steps(*[(3, 0), (1, 1)] * 40),
+            "dns_stale_answers_total": steps((60, 0), *[(3, 0), (1, 1)] * 10),
+        },
+        {70: "", 90: "", 110: ""},
+    ),
     # Slow ones.
+    "each takes a second": (
+        {'lookup_duration_seconds_bucket{le="0.001"}': always(0)},
+        {60: "", MINUTES: ""},
+    ),
     "each hundredth is slow": (slow(60, 1000, 10), {70: "", 90: "", 120: ""}),
     "each fiftieth is slow": (slow(60, 98, 2), {61: "", 70: "Slow", 120: "Slow", 150: ""}),
     "two slow ones": (slow(60, 0, 2, minutes=1), {61: "", 68: "", 90: ""}),
