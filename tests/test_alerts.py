@@ -82,6 +82,14 @@ def quiet(**outcomes: str) -> dict[str, str]:
     return series | {f'lookups_total{{outcome="{name}"}}': each for name, each in outcomes.items()}
 
 
+# What counts those that take longer than 2.5 s.
+SLOWER = (
+    'lookup_duration_seconds_bucket{le="5.0"}',
+    'lookup_duration_seconds_bucket{le="+Inf"}',
+    "lookup_duration_seconds_count",
+)
+
+
 def slow(first: int, fast: int, slow: int, minutes: int = 60) -> dict[str, str]:
     """What differs if from the first minute on so many lookups a minute are fast, and so many take 4 s."""
 
@@ -91,9 +99,7 @@ def slow(first: int, fast: int, slow: int, minutes: int = 60) -> dict[str, str]:
     return {
         'lookup_duration_seconds_bucket{le="0.001"}': each(fast),
         'lookup_duration_seconds_bucket{le="2.5"}': each(fast),
-        'lookup_duration_seconds_bucket{le="5.0"}': each(fast + slow),
-        'lookup_duration_seconds_bucket{le="+Inf"}': each(fast + slow),
-        "lookup_duration_seconds_count": each(fast + slow),
+        **dict.fromkeys(SLOWER, each(fast + slow)),
     }
 
 
@@ -202,6 +208,10 @@ CASES: dict[str, tuple[dict[str, str], dict[int, str]]] = {
     ),
     "each hundredth is slow": (slow(60, 1000, 10), {70: "", 90: "", 120: ""}),
     "each fiftieth is slow": (slow(60, 98, 2), {61: "", 70: "Slow", 120: "Slow", 150: ""}),
+    "three slow ones, and then no more": (
+        slow(60, 100, 0) | {name: steps((60, 0), (1, 103), (59, 100)) for name in SLOWER},
+        {61: "", 62: "", 65: "", 70: ""},
+    ),
     "two slow ones": (slow(60, 0, 2, minutes=1), {61: "", 68: "", 90: ""}),
     # The table and the log.
     "somebody tries it": (
