@@ -42,8 +42,9 @@ class Certificate:
     def __init__(self, certificate_file: str, key_file: str) -> None:
         self._files = (certificate_file, key_file)
         self._failures = Counter(
-            "tls_reload_failures_total", "Changed certificate files that could not be used."
+            "tls_reload_failures_total", "Times that changed certificate files could not be used."
         )
+        self._failing = False
         self._seen = self._read()
         self.context, self.expiry = self._load()
 
@@ -74,17 +75,24 @@ class Certificate:
             self.look()
 
     def look(self) -> None:
-        """Uses what is in the files from now on, if that is new and can be used."""
+        """Uses what is in the files from now on, if that is new and can be used.
+
+        If it cannot, it is tried again by each look, and so the metric goes on telling.
+        """
         found = self._read()
-        if found == self._seen:
+        is_new = found != self._seen
+        if not is_new and not self._failing:
             return
         self._seen = found
         try:
             self.context, self.expiry = self._load()
         except InvalidCertificate as error:
+            self._failing = True
             self._failures.increment()
-            logging.warning("the certificate in use stays: %s", error)
+            if is_new:
+                logging.warning("the certificate in use stays: %s", error)
         else:
+            self._failing = False
             logging.info("a new certificate is in use, until %s", self._until())
 
     def _read(self) -> tuple[bytes, bytes] | str:

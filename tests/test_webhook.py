@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import random
@@ -711,10 +712,13 @@ class CertificateTest(WebhookTest):
                 self.assertIn(str(secret.pair.key), log.records[0].getMessage())
                 self.assertIs(certificate.context, context)
                 self.assertEqual(certificate.expiry, expiry(self.pair.certificate.read_bytes()))
-                self.assertIn(f"tls_reload_failures_total {number}", scraped(certificate))
+                self.assertIn(f"tls_reload_failures_total {3 * number}\n", scraped(certificate))
         for pair in (second, self.pair):
             secret.write(pair.certificate, pair.key)
-            certificate.look()
+            with self.assertLogs(level="INFO") as log:
+                for _ in range(3):
+                    certificate.look()
+                self.assertEqual(len(log.records), 1, log.output)
             self.assertIsNot(certificate.context, context)
             self.assertEqual(certificate.expiry, expiry(pair.certificate.read_bytes()))
 
@@ -727,6 +731,16 @@ class CertificateTest(WebhookTest):
                 certificate.look()
         self.assertEqual(len(log.records), 1)
         self.assertIn(f"{secret.pair.key}: No such file", log.records[0].getMessage())
+
+    def test_what_could_not_be_used_is_tried_again(self) -> None:
+        secret, second = self.secret(), self.authority.issue("second")
+        certificate = Certificate(*map(str, (secret.pair.certificate, secret.pair.key)))
+        secret.write(second.certificate, second.key)
+        fault = OSError(errno.EMFILE, "Too many open files")
+        with mock.patch.object(tls, "_context", side_effect=fault), self.assertLogs():
+            certificate.look()
+        certificate.look()
+        self.assertEqual(certificate.expiry, expiry(second.certificate.read_bytes()))
 
     def test_what_it_was_before_is_not_read_again(self) -> None:
         secret = self.secret()
