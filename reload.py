@@ -115,15 +115,20 @@ class TableFile:
         """What another process finds in the file."""
         import pickle  # only now, because most have no use for it
 
+        table, problems = None, list[str]()
         try:
-            found = subprocess.run(
+            with subprocess.Popen(
                 [sys.executable, __file__, self.path, self.node_label],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is not meant for it
-                check=True,
-            )
-            table, problems = pickle.loads(found.stdout)
+            ) as reader:
+                assert reader.stdout
+                with suppress(EOFError):
+                    # A part at a time, as the pipe has it: in between, others run.
+                    table, problems = pickle.load(reader.stdout)
+            if reader.returncode:
+                raise subprocess.CalledProcessError(reader.returncode, "reload.py")
         except Exception as error:  # whatever it is, it must not end the looks that follow
             return InvalidSubnets([f"{self.path}: cannot be read: {error}"])
         return InvalidSubnets(problems) if table is None else table
