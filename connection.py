@@ -265,7 +265,6 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
             said = channel.decrypt(received)
         except ssl.SSLError as error:
             logging.debug("no TLS with %s: %s", self.transport.get_extra_info("peername"), error)
-            self._closed = True
             self.transport.write(channel.pending())  # says why
             self.transport.close()
             return

@@ -55,6 +55,8 @@ class WebhookServer(ConnectionServer):
         self.reviews = Counter(
             "reviews_total", "Reviews answered, by what came of the Pod.", "outcome", "reason"
         )
+        # From 0 on, as the lookups.
+        self.reviews.values = {("Placed", ""): 0, ("Defect", "InternalError"): 0}
         self.durations = Histogram("review_duration_seconds", "From a review to its answer.")
         self._watching: asyncio.Task[None] | None = None
 
@@ -77,11 +79,6 @@ class WebhookServer(ConnectionServer):
     async def listen(self, listener: socket.socket) -> None:
         await super().listen(listener)
         self._watching = asyncio.create_task(self.certificate.watch())
-
-    async def drain(self) -> None:
-        if self._watching:
-            self._watching.cancel()
-        await super().drain()
 
 
 class WebhookHandler(ConnectionHandler):

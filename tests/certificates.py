@@ -19,7 +19,14 @@ KEYS = {
     "rsa": ["-newkey", "rsa:2048"],
 }
 
-EXTENSIONS = "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=critical,CA:FALSE\n"
+# Python 3.13 and newer verify no certificate that lacks these.
+ROOT_EXTENSION = "keyUsage=critical,keyCertSign"
+EXTENSIONS = """
+subjectAltName=DNS:localhost,IP:127.0.0.1
+basicConstraints=critical,CA:FALSE
+subjectKeyIdentifier=hash
+authorityKeyIdentifier=keyid
+"""
 
 
 class Pair:
@@ -45,7 +52,9 @@ class Authority:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.root = self.request("root", "ec", "-x509", "-days", "3650", "-out", "root.crt")
+        self.root = self.request(
+            "root", "ec", "-x509", "-days", "3650", "-addext", ROOT_EXTENSION, "-out", "root.crt"
+        )
         (folder / "extensions").write_text(EXTENSIONS)
 
     def openssl(self, *arguments: str) -> None:

@@ -156,7 +156,8 @@ class ReviewTest(WebhookTest):
         self.assertIn("NameNotFound: no.test", warning)
 
     def test_the_answer_comes_before_the_api_server_gives_up(self) -> None:
-        with fake_dns() as dns, self.serving(DNS_TIMEOUT="10") as webhook:
+        impatient = mock.patch("tests.test_webhook.DEADLINE", 9)
+        with fake_dns() as dns, self.serving(DNS_TIMEOUT="10") as webhook, impatient:
             dns.silent = {"db.test"}
             (warning,) = webhook.review("db.test", timeout="20ms")["warnings"]
             self.assertEqual(dns.silent, {"db.test"})
@@ -167,7 +168,8 @@ class ReviewTest(WebhookTest):
             dns.silent = {"db.test"}
             for timeout in ("30s", "forever", ""):
                 with self.subTest(timeout):
-                    self.assertIn("warnings", webhook.review("db.test", timeout))
+                    (warning,) = webhook.review("db.test", timeout)["warnings"]
+                    self.assertIn("ResolverTimeout", warning)
 
     def test_an_old_answer_serves_while_dns_is_silent(self) -> None:
         settings = {"DNS_TIMEOUT": "10", "DNS_CACHE_TTL": "0"}
@@ -181,6 +183,16 @@ class ReviewTest(WebhookTest):
             result = patched(given, json.dumps(answer.body).encode())
         self.assertIn("affinity", result["spec"])
         self.assertNotIn("nodeSelector", result["spec"])
+
+    def test_a_review_that_waits_for_dns_takes_little_memory(self) -> None:
+        with fake_dns() as dns, self.serving(DNS_TIMEOUT="10") as webhook:
+            dns.silent = {"db.test"}
+            with webhook.connect() as connection:
+                connection.sendall(post(review("db.test"), target="/mutate?timeout=30s"))
+                wait_until(lambda: dns.asked == ["db.test"])
+                (handler,) = webhook.server.connections
+                self.assertEqual(handler.body, b"")
+                dns.speak()
 
     def test_a_defect_costs_no_pod(self) -> None:
         defect = ZeroDivisionError("a secret")
@@ -336,6 +348,14 @@ class HTTPTest(WebhookTest):
                     first, second = webhook.answers(request + GET_READY)
                     self.assertEqual((first.status, first.body["reason"]), (status, reason))
                     self.assertEqual(second.status, 200)
+
+    def test_nothing_is_kept_of_a_body_that_was_refused(self) -> None:
+        with self.serving() as webhook, webhook.connect() as connection:
+            for request, _, _ in UNFIT:
+                connection.sendall(request)
+                connection.recv(65536)
+                (handler,) = webhook.server.connections
+                self.assertEqual(handler.body, b"")
 
     def test_a_body_that_was_refused_is_not_read_as_a_request(self) -> None:
         with self.serving() as webhook:
@@ -542,6 +562,26 @@ class ConnectionTest(WebhookTest):
             self.assertTrue(is_closed(silent[0]))
             self.assertEqual(webhook.client.request("/healthz").status, 200)
 
+    def test_the_end_is_said(self) -> None:
+        """So that nobody can cut an answer short."""
+        with self.serving() as webhook, webhook.plain() as plain:
+            connection = webhook.context.wrap_socket(
+                plain, server_hostname="localhost", suppress_ragged_eofs=False
+            )
+            with connection:
+                connection.sendall(post(review(), "Connection: close"))
+                self.assertEqual(responses(read_all(connection))[0].status, 200)
+
+    def test_a_client_that_does_not_read_in_the_handshake_is_waited_for(self) -> None:
+        no_logs = self.assertNoLogs(level="WARNING")
+        with no_logs, self.serving() as webhook, webhook.connect() as connection:
+            wait_until(lambda: len(webhook.server.connections) == 1)
+            (handler,) = webhook.server.connections
+            for each in (handler.pause_writing, handler.resume_writing):
+                webhook.client.loop.call_soon_threadsafe(each)
+            connection.sendall(post(review(), "Connection: close"))
+            self.assertEqual(responses(read_all(connection))[0].status, 200)
+
     def test_who_says_goodbye_is_answered_before(self) -> None:
         with fake_dns(db=["192.168.1.1"]) as dns, self.serving(DNS_TIMEOUT="10") as webhook:
             dns.silent = {"db.test"}
@@ -556,6 +596,21 @@ class ConnectionTest(WebhookTest):
                 (answer,) = responses(connection.recv(65536))
                 self.assertIn("patch", answer.body["response"])
                 wait_until(lambda: not webhook.server.connections)
+
+    def test_what_is_no_tls_ends_a_connection_that_waits_for_an_answer(self) -> None:
+        with (
+            self.assertNoLogs(level="WARNING"),
+            fake_dns(db=["192.168.1.1"]) as dns,
+            self.serving(DNS_TIMEOUT="10") as webhook,
+        ):
+            dns.silent = {"db.test"}
+            with webhook.connect() as connection:
+                connection.sendall(post(review("db.test"), target="/mutate?timeout=30s"))
+                wait_until(lambda: dns.asked == ["db.test"])
+                socket.socket.send(connection, b"\x17\x03\x03\x00\x20" + bytes(32))
+                wait_until(lambda: not webhook.server.connections)
+            dns.speak()
+            self.assertIn("patch", webhook.review("db.test"))
 
     def test_who_leaves_early_takes_nothing_along(self) -> None:
         chance = random.Random(20240229)
@@ -665,7 +720,9 @@ class CertificateTest(WebhookTest):
             pem[:100],
             begin + end,
             f"{begin}\n!!!!\n{end}",
+            f"{begin}\nMA==\n{end}",
             f"{begin}\nMAAwAA==\n{end}",
+            f"{begin}\nMAIwAA==\n{end}",
             f"{begin}\nMIIF\n{end}",
         ):
             with self.subTest(text), self.assertRaises(InvalidCertificate):
