@@ -428,11 +428,12 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
     def _close_our_side(self) -> None:
         # Were both sides closed with something of the client's unread, the kernel would send
         # a reset, which may overtake the answer (RFC 9112, section 9.6).
-        self.lingering = True
-        self.deadline = monotonic() + LINGER_TIMEOUT
-        self._received = b""
-        if self._channel:
-            self.transport.write(self._channel.end())
+        if not self.lingering:
+            self.lingering = True
+            self.deadline = monotonic() + LINGER_TIMEOUT
+            self._received = b""
+            if self._channel:
+                self.transport.write(self._channel.end())
         if self._half_closed:
             self.transport.close()
             return

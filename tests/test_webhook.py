@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import asyncio
 import json
 import logging
 import random
@@ -556,6 +557,35 @@ class ConnectionTest(WebhookTest):
                 (answer,) = responses(connection.recv(65536))
                 self.assertIn("patch", answer.body["response"])
                 wait_until(lambda: not webhook.server.connections)
+
+    def test_who_says_goodbye_with_the_last_request_is_let_go(self) -> None:
+        with self.assertNoLogs(level="WARNING"), self.serving() as webhook, webhook.plain() as plain:
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            client = webhook.context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+            while not client.version():
+                with suppress(ssl.SSLWantReadError):
+                    client.do_handshake()
+                plain.sendall(outgoing.read())
+                if not client.version():
+                    incoming.write(plain.recv(65536))
+            client.write(post(review(), "Connection: close"))
+            with suppress(ssl.SSLWantReadError):
+                client.unwrap()
+            plain.sendall(outgoing.read())
+            self.assertNotEqual(read_all(plain), b"")
+            wait_until(lambda: not webhook.server.connections)
+
+    def test_a_connection_may_be_closed_again_while_its_client_has_yet_to_close_it(self) -> None:
+        with self.serving() as webhook, webhook.connect() as idle:
+            wait_until(lambda: len(webhook.server.connections) == 1)
+
+            async def close_twice() -> None:
+                for each in list(webhook.server.connections) * 2:
+                    each.close_if_silent()
+
+            loop = webhook.client.loop
+            asyncio.run_coroutine_threadsafe(close_twice(), loop).result(DEADLINE)
+            self.assertTrue(is_closed(idle))
 
     def test_who_leaves_early_takes_nothing_along(self) -> None:
         chance = random.Random(20240229)
