@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import asyncio
+import errno
 import json
 import logging
 import random
@@ -27,6 +27,8 @@ import connection as http
 import tls
 from admission import MAX_REVIEW, NAME
 from metrics import render
+from server import LookupServer, ServerSettings
+from subnets import load
 from tests.certificates import AVAILABLE, WHY_NOT, Authority, Pair, Secret
 from tests.support import (
     DEADLINE,
@@ -42,6 +44,7 @@ from tests.support import (
 from tests.test_admission import UID, annotated, patched, pod, response_in, review_of
 from tests.test_process import refusals, serving
 from tls import Certificate, Channel, InvalidCertificate, expiry
+from webhook import WebhookServer
 
 JSON = "Content-Type: application/json"
 
@@ -543,6 +546,12 @@ class ConnectionTest(WebhookTest):
             self.assertTrue(is_closed(silent[0]))
             self.assertEqual(webhook.client.request("/healthz").status, 200)
 
+    def test_where_there_is_room_for_few_connections_it_takes_its_share(self) -> None:
+        for room, share in ((32, 16), (100_000, 512)):
+            service = LookupServer(ServerSettings.from_environment({}), load(SUBNETS), room)
+            certificate = Certificate(*map(str, (self.pair.certificate, self.pair.key)))
+            self.assertEqual(WebhookServer(service, certificate).max_connections, share)
+
     def test_who_says_goodbye_is_answered_before(self) -> None:
         with fake_dns(db=["192.168.1.1"]) as dns, self.serving(DNS_TIMEOUT="10") as webhook:
             dns.silent = {"db.test"}
@@ -559,7 +568,11 @@ class ConnectionTest(WebhookTest):
                 wait_until(lambda: not webhook.server.connections)
 
     def test_who_says_goodbye_with_the_last_request_is_let_go(self) -> None:
-        with self.assertNoLogs(level="WARNING"), self.serving() as webhook, webhook.plain() as plain:
+        with (
+            self.assertNoLogs(level="WARNING"),
+            self.serving() as webhook,
+            webhook.plain() as plain,
+        ):
             incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             client = webhook.context.wrap_bio(incoming, outgoing, server_hostname="localhost")
             while not client.version():
