@@ -22,6 +22,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
+from itertools import islice
 from time import monotonic, time
 from typing import Any, NamedTuple
 
@@ -60,11 +61,15 @@ MAX_BODIES = 16 * 1024 * 1024
 # Deadlines are looked at so often.
 SWEEP_INTERVAL = 1.0
 
+# When descriptors run out, it is said, and connections make room, so often.
+SHORTAGE_INTERVAL = 0.5
+
 # When it stops, the server waits so many seconds for requests in flight.
 DRAIN_TIMEOUT = 5.0
 
 # Connections that may wait to be accepted (the kernel caps it at net.core.somaxconn),
-# and how many are accepted before those that are open have their turn.
+# and how many are accepted before those that are open have their turn. Fewer where few
+# may be open: it is some turns before one is counted, and another makes room for it.
 BACKLOG = 4096
 ACCEPTED_AT_ONCE = 64
 
@@ -427,11 +432,12 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
     def _close_our_side(self) -> None:
         # Were both sides closed with something of the client's unread, the kernel would send
         # a reset, which may overtake the answer (RFC 9112, section 9.6).
-        self.lingering = True
-        self.deadline = monotonic() + LINGER_TIMEOUT
-        self._received = b""
-        if self._channel:
-            self.transport.write(self._channel.end())
+        if not self.lingering:
+            self.lingering = True
+            self.deadline = monotonic() + LINGER_TIMEOUT
+            self._received = b""
+            if self._channel:
+                self.transport.write(self._channel.end())
         if self._half_closed:
             self.transport.close()
             return
@@ -530,8 +536,10 @@ class ConnectionServer:
         self.buffer = memoryview(bytearray(MAX_HEAD))
         self._bodies: dict[ConnectionHandler, int] = {}  # what has come of those incomplete
         self._handler = handler
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._listeners: list[socket.socket] = []
+        self._accepted_at_once = min(ACCEPTED_AT_ONCE, max(4, max_connections // 8))
+        self._refusing_until = 0.0  # for want of descriptors, as has been said
         self._sweeper: asyncio.Task[None] | None = None
 
     async def listen(self, listener: socket.socket) -> None:
@@ -541,30 +549,31 @@ class ConnectionServer:
         self._sweeper = self._sweeper or loop.create_task(self._close_overdue())
         # To asyncio, a backlog is also the number of connections that it accepts at once.
         await loop.create_server(
-            lambda: self._handler(self), sock=listener, backlog=ACCEPTED_AT_ONCE
+            lambda: self._handler(self), sock=listener, backlog=self._accepted_at_once
         )
         listener.listen(BACKLOG)
         self._listeners.append(listener)
 
     def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            logging.warning("no connection can be accepted: %s", error.strerror)
-            self._make_room()  # asyncio tries again after a second
-        else:
+        if not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
             loop.default_exception_handler(context)
+        elif self._refusing_until < monotonic():
+            # asyncio says it for each that it would have accepted, and tries again after a second.
+            self._refusing_until = monotonic() + SHORTAGE_INTERVAL
+            logging.warning("no connection can be accepted: %s", error.strerror)
+            self._make_room(min(self._accepted_at_once, max(1, len(self.connections) // 2)))
 
-    def _make_room(self) -> None:
-        """Closes the longest idle connection, or if all are kept waiting the first of these."""
+    def _make_room(self, places: int = 1) -> None:
+        """Closes the longest idle connections, or if all are kept waiting the first of these."""
         idle = (each for each in self.connections if not each.waits_for_us)
-        first = next(idle, None) or next(iter(self.connections), None)
-        if first is not None:
-            first.close()
-            self.closed(first)
+        for each in list(islice(idle, places)) or list(islice(self.connections, 1)):
+            each.close()
+            self.closed(each)
 
     def opened(self, connection: ConnectionHandler) -> None:
         """Takes account of a connection."""
-        if len(self.connections) >= self._max_connections:
+        if len(self.connections) >= self.max_connections:
             self._make_room()
         self.connections[connection] = None
 
@@ -625,7 +634,7 @@ class ConnectionServer:
         listener.close()
 
     async def _turns(self) -> None:
-        for _ in range(BACKLOG // ACCEPTED_AT_ONCE):
+        for _ in range(BACKLOG // self._accepted_at_once):
             await asyncio.sleep(0)
 
     async def _finish(self) -> None:

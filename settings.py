@@ -115,7 +115,7 @@ def seconds(at_least: float = 0, at_most: float = 86400) -> Callable[[str], floa
 
     def convert(value: str) -> float:
         with suppress(ValueError):
-            if at_least <= float(value) <= at_most:
+            if "_" not in value and at_least <= float(value) <= at_most:
                 return float(value)
         raise ValueError(f"a number of seconds from {at_least:g} to {at_most:g}")
 

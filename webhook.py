@@ -49,7 +49,8 @@ class WebhookServer(ConnectionServer):
     """What the webhook's connections share: the lookup service, the certificate, the metrics."""
 
     def __init__(self, service: LookupServer, certificate: Certificate) -> None:
-        super().__init__(WebhookHandler, MAX_CONNECTIONS)
+        # Where few files may be open, few of them are for these.
+        super().__init__(WebhookHandler, min(MAX_CONNECTIONS, service.max_connections // 2))
         self.service = service
         self.certificate = certificate
         self.reviews = Counter(

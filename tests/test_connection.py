@@ -918,6 +918,22 @@ class LossTest(unittest.TestCase):
             self.assertIn("Too many open files", log.output[0])
             self.assertEqual(ask(kept), 200)
 
+    def test_however_often_asyncio_says_so_room_is_made_once_and_not_by_most(self) -> None:
+        """It does so for each connection that it would have accepted."""
+        context = {"exception": OSError(errno.EMFILE, "Too many open files")}
+        with running() as client, connections(client, 5) as opened:
+            self.assertEqual(list(map(ask, opened)), [200] * 5)
+
+            async def run_out() -> None:
+                for _ in range(10):
+                    client.loop.call_exception_handler(context)
+
+            with self.assertLogs(level="WARNING") as log:
+                asyncio.run_coroutine_threadsafe(run_out(), client.loop).result(DEADLINE)
+            self.assertEqual(len(log.output), 1)
+            self.assertEqual([each.recv(1) for each in opened[:2]], [b""] * 2)
+            self.assertEqual(list(map(ask, opened[2:])), [200] * 3)
+
 
 class DefectTest(unittest.TestCase):
     def test_a_defect_costs_one_request_and_leaves_its_trace_in_the_log(self) -> None:

@@ -43,7 +43,20 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in 
     "SUBNETS_FILE": str(ROOT / "kyverno" / "tests" / "subnets.json"),
 }
 
-SECONDS = ["-1", "-0.001", "86400.1", "1e99", "nan", "inf", "-inf", "1s", "1,5", "five", "0x1"]
+SECONDS = [
+    "-1",
+    "-0.001",
+    "86400.1",
+    "1e99",
+    "nan",
+    "inf",
+    "-inf",
+    "1s",
+    "1,5",
+    "five",
+    "0x1",
+    "1_0",
+]
 
 BAD_SETTINGS = {
     "PORT": [
@@ -683,6 +696,15 @@ class ListenTest(unittest.TestCase):
                 mock.patch("resource.setrlimit", side_effect=error),
             ):
                 self.assertEqual(raise_connection_limit(), 512)
+
+    def test_however_few_they_are_whoever_connects_has_his_turn_at_once(self) -> None:
+        """Else there would be none for a connection, and asyncio tried only a second later."""
+        prelude = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
+        with serving(prelude) as server, ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(server.connect())
+            self.assertEqual(server.request("/healthz").status, 200)
+            self.assertFalse([line for line in server.log() if "WARNING" in line])
 
 
 class SignalTest(unittest.TestCase):

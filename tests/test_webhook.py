@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import logging
@@ -26,6 +27,8 @@ import connection as http
 import tls
 from admission import MAX_REVIEW, NAME
 from metrics import render
+from server import LookupServer, ServerSettings
+from subnets import load
 from tests.certificates import AVAILABLE, WHY_NOT, Authority, Pair, Secret
 from tests.support import (
     DEADLINE,
@@ -41,6 +44,7 @@ from tests.support import (
 from tests.test_admission import UID, annotated, patched, pod, response_in, review_of
 from tests.test_process import refusals, serving
 from tls import Certificate, Channel, InvalidCertificate, expiry
+from webhook import WebhookServer
 
 JSON = "Content-Type: application/json"
 
@@ -582,6 +586,12 @@ class ConnectionTest(WebhookTest):
             connection.sendall(post(review(), "Connection: close"))
             self.assertEqual(responses(read_all(connection))[0].status, 200)
 
+    def test_where_there_is_room_for_few_connections_it_takes_its_share(self) -> None:
+        for room, share in ((32, 16), (100_000, 512)):
+            service = LookupServer(ServerSettings.from_environment({}), load(SUBNETS), room)
+            certificate = Certificate(*map(str, (self.pair.certificate, self.pair.key)))
+            self.assertEqual(WebhookServer(service, certificate).max_connections, share)
+
     def test_who_says_goodbye_is_answered_before(self) -> None:
         with fake_dns(db=["192.168.1.1"]) as dns, self.serving(DNS_TIMEOUT="10") as webhook:
             dns.silent = {"db.test"}
@@ -611,6 +621,39 @@ class ConnectionTest(WebhookTest):
                 wait_until(lambda: not webhook.server.connections)
             dns.speak()
             self.assertIn("patch", webhook.review("db.test"))
+
+    def test_who_says_goodbye_with_the_last_request_is_let_go(self) -> None:
+        with (
+            self.assertNoLogs(level="WARNING"),
+            self.serving() as webhook,
+            webhook.plain() as plain,
+        ):
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            client = webhook.context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+            while not client.version():
+                with suppress(ssl.SSLWantReadError):
+                    client.do_handshake()
+                plain.sendall(outgoing.read())
+                if not client.version():
+                    incoming.write(plain.recv(65536))
+            client.write(post(review(), "Connection: close"))
+            with suppress(ssl.SSLWantReadError):
+                client.unwrap()
+            plain.sendall(outgoing.read())
+            self.assertNotEqual(read_all(plain), b"")
+            wait_until(lambda: not webhook.server.connections)
+
+    def test_a_connection_may_be_closed_again_while_its_client_has_yet_to_close_it(self) -> None:
+        with self.serving() as webhook, webhook.connect() as idle:
+            wait_until(lambda: len(webhook.server.connections) == 1)
+
+            async def close_twice() -> None:
+                for each in list(webhook.server.connections) * 2:
+                    each.close_if_silent()
+
+            loop = webhook.client.loop
+            asyncio.run_coroutine_threadsafe(close_twice(), loop).result(DEADLINE)
+            self.assertTrue(is_closed(idle))
 
     def test_who_leaves_early_takes_nothing_along(self) -> None:
         chance = random.Random(20240229)
