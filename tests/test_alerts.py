@@ -443,6 +443,11 @@ class RulesTest(unittest.TestCase):
                 self.assertIn(f"\n### {name}\n", page)
         self.assertEqual(page.count("\n### "), len(alerts()))
 
+    def test_the_patch_that_is_shown_is_for_the_alert_that_it_names(self) -> None:
+        page = (ROOT / "docs" / "operating.md").read_text()
+        ((number, name),) = re.findall(r"/rules/(\d+)/alert\n +value: (\w+)\n", page)
+        self.assertEqual(groups()[0]["rules"][int(number)].get("alert"), name)
+
     def test_every_alert_has_a_severity(self) -> None:
         for name, alert in alerts().items():
             with self.subTest(name):
