@@ -106,11 +106,9 @@ class StartTest(unittest.TestCase):
         stack = ExitStack()
         self.addCleanup(stack.close)
         stack.enter_context(mock.patch.object(logging.root, "handlers", []))
-        names = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks", "_srcfile")
-        for name in names:
-            now = getattr(logging, name, None)  # Python 3.11 has not all of them
-            stack.enter_context(mock.patch.object(logging, name, now, create=True))
+        stack.enter_context(mock.patch.object(logging, "_srcfile", logging._srcfile))
         stack.enter_context(mock.patch.object(logging, "raiseExceptions", True))
+        stack.callback(logging.setLogRecordFactory, logging.getLogRecordFactory())
         for logger in (logging.root, logging.getLogger("asyncio")):
             stack.callback(logger.setLevel, logger.level)
 
@@ -120,6 +118,16 @@ class StartTest(unittest.TestCase):
         with redirect_stderr(io.StringIO()) as errors:
             logging.error("to nobody")  # not to logging's last resort either
         self.assertEqual(errors.getvalue(), "")
+
+    def test_a_defect_is_logged_with_its_traceback(self) -> None:
+        handler = log.start("INFO")
+        assert handler
+        with mock.patch("os.write", side_effect=lambda _, data: len(data)) as write:
+            logging.error("answering %s", "x", exc_info=ZeroDivisionError("a defect"))
+            handler.close()
+        first, *more = write.call_args.args[1].decode().splitlines()
+        self.assertRegex(first, r"^\S+ ERROR answering x$")
+        self.assertEqual(more, ["ZeroDivisionError: a defect"])
 
     def test_a_line_that_cannot_be_formatted_costs_nothing(self) -> None:
         handler = log.start("INFO")
