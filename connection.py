@@ -67,6 +67,10 @@ SHORTAGE_INTERVAL = 0.5
 # When it stops, the server waits so many seconds for requests in flight.
 DRAIN_TIMEOUT = 5.0
 
+# Who has connected with TLS has so many seconds for the handshake before a request, even if
+# the server stops meanwhile.
+NEWCOMER_TIME = 0.5
+
 # Connections that may wait to be accepted (the kernel caps it at net.core.somaxconn),
 # and how many are accepted before those that are open have their turn. Fewer where few
 # may be open: it is some turns before one is counted, and another makes room for it.
@@ -218,6 +222,7 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
         self.body = bytearray()
         self.media_type = ""  # of the body
         self._channel: Channel | None = None  # through which all goes
+        self._newcomer_until = 0.0  # until then its first request may be on its way
         self._received = b""
         self._missing = 0  # bytes of the body
         self._answer = b""
@@ -234,7 +239,9 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         context = self.server.tls_context()
-        self._channel = Channel(context) if context else None
+        if context:
+            self._channel = Channel(context)
+            self._newcomer_until = monotonic() + NEWCOMER_TIME
         transport.set_write_buffer_limits(high=1, low=0)  # `_unsent` is then what it says
         self.server.opened(self)
 
@@ -515,8 +522,8 @@ class ConnectionHandler(BaseHTTPRequestHandler, asyncio.BufferedProtocol):
         self.transport.abort()
 
     def close_if_silent(self) -> None:
-        """Closes the connection unless a request is being answered, or has begun to arrive."""
-        if not (self._answering or self._received):
+        """Closes the connection unless a request is being answered, has begun to arrive or may do."""
+        if not (self._answering or self._received or monotonic() < self._newcomer_until):
             self._close_our_side()
 
 

@@ -456,14 +456,17 @@ def names_to_explain(arguments: Sequence[str]) -> str | None:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the service as the environment says; the exit status is 2 if that is not possible."""
-    # As process 1 of a container it would not be ended by the signal, before there is a handler.
-    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+    # As process 1 of a container it would not be ended by the signals, before there is a handler.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: os._exit(128 + number))
     asked = names_to_explain(arguments) if arguments else None
     try:
         settings = ServerSettings.from_environment(os.environ)
         certificate = certificate_of(settings)
         path, label = settings.subnets_file, settings.node_label
         file = TableFile(path, label) if path else None
+        if file:  # which is read now, as the signal would have it
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         table = file.read() if file else pasted_table(label)
     except (InvalidSetting, InvalidCertificate) as error:
         return _complain(str(error))

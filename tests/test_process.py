@@ -148,12 +148,13 @@ socket.getaddrinfo = lambda *_: time.sleep(3600)
 # A log that is soon full.
 FEW_LINES = "import log; log.MAX_LINES = 10"
 
-# SIGTERM, while the table is read.
+# A signal, while the table is read.
 SIGNAL_ITSELF = """
-import os, reload, signal, time
+import os, reload
+read = reload.read_files
 def read_files(paths, label):
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(10)
+    os.kill(os.getpid(), %d)
+    return read(paths, label)
 reload.read_files = read_files
 """
 
@@ -279,6 +280,7 @@ def complaints(name: str, value: str) -> list[str]:
     with (
         mock.patch.dict(os.environ, ENVIRONMENT | {name: value}, clear=True),
         mock.patch("server.run"),
+        mock.patch("signal.signal"),
         redirect_stderr(io.StringIO()) as errors,
     ):
         status = main([])
@@ -629,8 +631,14 @@ class EarlySignalTest(unittest.TestCase):
         except (OSError, subprocess.CalledProcessError) as error:
             self.skipTest(f"the system does not let us make namespaces: {error}")
         # The program is process 1 in there; it signals itself from where the table is read.
-        with started([*unshare, *command(SIGNAL_ITSELF)], {}) as server:
-            self.assertEqual(server.wait(), 128 + signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with started([*unshare, *command(SIGNAL_ITSELF % number)], {}) as server:
+                self.assertEqual(server.wait(), 128 + number)
+                self.assertEqual(server.log(), [])
+
+    def test_to_read_the_table_again_while_it_is_read_is_nothing_to_end_for(self) -> None:
+        with serving(SIGNAL_ITSELF % signal.SIGHUP) as server:
+            self.assertEqual(server.request("/healthz").status, 200)
 
 
 class ListenTest(unittest.TestCase):

@@ -644,12 +644,13 @@ class ConnectionTest(WebhookTest):
             wait_until(lambda: not webhook.server.connections)
 
     def test_a_connection_may_be_closed_again_while_its_client_has_yet_to_close_it(self) -> None:
-        with self.serving() as webhook, webhook.connect() as idle:
+        with limits(NEWCOMER_TIME=0), self.serving() as webhook, webhook.connect() as idle:
             wait_until(lambda: len(webhook.server.connections) == 1)
 
             async def close_twice() -> None:
                 for each in list(webhook.server.connections) * 2:
                     each.close_if_silent()
+                    self.assertTrue(each.lingering)
 
             loop = webhook.client.loop
             asyncio.run_coroutine_threadsafe(close_twice(), loop).result(DEADLINE)
@@ -711,6 +712,16 @@ class ConnectionTest(WebhookTest):
                 (answer,) = responses(read_all(waiting))
             self.assertEqual((answer.status, answer.headers["Connection"]), (200, "close"))
             self.assertRaises(ConnectionError, webhook.plain)
+
+    def test_who_has_just_connected_when_it_stops_is_answered(self) -> None:
+        with limits(NEWCOMER_TIME=DEADLINE), self.serving() as webhook, webhook.plain() as plain:
+            wait_until(lambda: len(webhook.server.connections) == 1)
+            webhook.client.stop()
+            wait_until(lambda: not webhook.server._listeners)
+            with webhook.context.wrap_socket(plain, server_hostname="localhost") as secure:
+                secure.sendall(post(review()))
+                (answer,) = responses(read_all(secure))
+        self.assertEqual((answer.status, answer.headers["Connection"]), (200, "close"))
 
     def test_until_it_stops_it_answers_but_is_not_ready(self) -> None:
         with self.serving(SHUTDOWN_DELAY="60") as webhook:
