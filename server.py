@@ -4,8 +4,8 @@
     curl 'localhost:8080/lookup?fqdn=192.168.1.7'
 
 A request's way: `connection.py` reads it, `LookupHandler.do_GET` dispatches it,
-`resolver.py` finds the names' addresses, `subnets.py` the addresses' subnets, and
-`placement.py` makes the answer of it.
+`lookups.py` has `resolver.py` find the names' addresses, and `placement.py` make the
+answer of their subnets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import asyncio
 import errno
 import json
 import logging
-import math
 import os
 import resource
 import signal
@@ -23,16 +22,16 @@ import sys
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from time import perf_counter, time
+from time import perf_counter
 from typing import Any
 from urllib.parse import urlencode
 
 import log
-import webhook
 from connection import BACKLOG, ConnectionHandler, ConnectionServer
 from errors import InternalError, NotFound, ServiceError, ShuttingDown, error_body, shown
-from metrics import CONTENT_TYPE, Counter, Family, Gauge, Histogram, process, render
-from placement import Answer, Placement, names_in, to_json
+from lookups import Lookups, Outcome
+from metrics import CONTENT_TYPE, Counter, Family, Gauge, process, render
+from placement import Placement, names_in, to_json
 from reload import TableFile
 from resolver import MAX_QUERIES, Resolver, Result, configure_c_library, parse_name
 from settings import (
@@ -54,6 +53,8 @@ from subnets import (
     pasted_table,
 )
 from tls import Certificate, InvalidCertificate
+from webhook import MAX_CONNECTIONS as MAX_WEBHOOK_CONNECTIONS
+from webhook import WebhookServer
 
 __version__ = "2.0.0"
 
@@ -71,20 +72,6 @@ ENDPOINTS = {
     "/readyz": "whether it is ready for requests",
     "/metrics": "metrics for Prometheus",
 }
-
-# What may come of a lookup.
-OUTCOMES = (
-    "Success",
-    "InvalidRequest",
-    "InvalidName",
-    "NameNotAllowed",
-    "NameNotFound",
-    "ZoneNotFound",
-    "ResolverFailure",
-    "ResolverTimeout",
-    "Overloaded",
-    "InternalError",
-)
 
 
 def _domain(value: str) -> str:
@@ -145,11 +132,8 @@ class ServerSettings(Settings):
     )
 
 
-Outcome = Answer | ServiceError
-
-
 class LookupServer(ConnectionServer):
-    """What the connections' handlers share: the placement, the resolver, the metrics."""
+    """What the connections' handlers share: the lookups, the settings, the metrics."""
 
     def __init__(
         self,
@@ -160,44 +144,32 @@ class LookupServer(ConnectionServer):
     ) -> None:
         super().__init__(LookupHandler, max_connections)
         self.settings = settings
-        self.use(table)
-        self.reloads = Counter(
-            "subnets_reloads_total", "Times that SUBNETS_FILE was read again.", "outcome"
-        )
-        self.reloads.values = {("success",): 0, ("failure",): 0}
-        self._problems: list[str] = []
-        self.resolver = Resolver(
+        resolver = Resolver(
             timeout=settings.dns_timeout,
             cache_ttl=settings.dns_cache_ttl,
             cache_maxsize=settings.dns_cache_maxsize,
             stale_ttl=settings.dns_stale_ttl,
             allowed_domains=settings.allowed_domains,
         )
+        self.lookups = Lookups(resolver, self._placement(table))
         self.requests = Counter("requests_total", "Requests answered.", "endpoint", "status")
-        self.zones = Counter(
-            "zone_answers_total", "Lookups answered, by zone; several for more than one.", "zone"
+        self.reloads = Counter(
+            "subnets_reloads_total", "Times that SUBNETS_FILE was read again.", "outcome"
         )
-        self.lookups = Counter("lookups_total", "Lookups, by what came of them.", "outcome")
-        # From 0 on: Prometheus sees no increase in what begins at 1, and errors may be rare.
-        self.lookups.values = {(outcome,): 0 for outcome in OUTCOMES}
-        self.durations = Histogram("lookup_duration_seconds", "From a lookup to its answer.")
-        self.webhook: webhook.WebhookServer | None = None
+        self.reloads.values = {("success",): 0, ("failure",): 0}
+        self._problems: list[str] = []
+        self.webhook: WebhookServer | None = None
         self._lines_dropped = [lines_dropped] if lines_dropped else []
         self._stopping = asyncio.Event()
 
-    def use(self, table: SubnetTable) -> None:
-        """Answers from this table from now on, in one step."""
-        settings = self.settings
-        self.placement = Placement(table, settings.node_label, settings.avoid_zones)
-        self.loaded_at = time()
-        # What is remembered of a former placement, but must not keep its table in memory.
-        self._epoch = object()
+    def _placement(self, table: SubnetTable) -> Placement:
+        return Placement(table, self.settings.node_label, self.settings.avoid_zones)
 
     def reload(self, read: SubnetTable | InvalidSubnets) -> None:
         """Goes on with this table, or else with the one of before, saying once what is wrong."""
         if isinstance(read, SubnetTable):
             self.reloads.increment("success")
-            self.use(read)
+            self.lookups.use(self._placement(read))
             self._problems = []
             logging.info("read %s again: %d subnets", self.settings.subnets_file, len(read))
             warn(table_warnings(self.settings, read))
@@ -207,31 +179,17 @@ class LookupServer(ConnectionServer):
             self._problems = read.problems
             for problem in read.problems:
                 logging.error("%s", problem)
-            logging.error("the %d subnets of before stay in use", len(self.placement.table))
+            logging.error("the %d subnets of before stay in use", len(self.lookups.placement.table))
 
     def metrics(self) -> list[Family]:
         """All families, in the order they are shown."""
         return [
             self.requests,
-            self.lookups,
-            self.durations,
-            self.zones,
-            *self.resolver.metrics(),
+            *self.lookups.metrics(),
+            self.reloads,
             *(self.webhook.metrics() if self.webhook else ()),
             *self._lines_dropped,
             Gauge("open_connections", "Open connections.", lambda: len(self.connections)),
-            Gauge("subnets", "Subnets in the table.", lambda: len(self.placement.table)),
-            Gauge(
-                "example_table",
-                "Whether the table is the example that is shipped.",
-                lambda: int(self.placement.table.is_example),
-            ),
-            Gauge(
-                "subnets_loaded_timestamp_seconds",
-                "When the table was read, in Unix time.",
-                lambda: self.loaded_at,
-            ),
-            self.reloads,
             Gauge(
                 "build_info",
                 "The version that runs; always 1.",
@@ -242,55 +200,17 @@ class LookupServer(ConnectionServer):
             *process(),
         ]
 
-    def find_at_once(self, names: Sequence[str]) -> dict[str, Result | None]:
-        """What can be said of each name without waiting; None if nothing."""
-        return dict(map(self.resolver.at_once, names))
-
-    async def find_rest(
-        self, found: Mapping[str, Result | None], patience: float = math.inf
-    ) -> dict[str, Result]:
-        """What comes of all names, when those of which nothing was found have had their time.
-
-        That is `DNS_TIMEOUT`, or `patience` if it is less, in seconds.
-        """
-        missing = [name for name, result in found.items() if result is None]
-        # Side by side: they share one deadline.
-        results = await asyncio.gather(*(self.resolver.resolve(name, patience) for name in missing))
-        rest = dict(zip(missing, results, strict=True))
-        return {name: result or rest[name] for name, result in found.items()}
-
-    def answer(self, results: Mapping[str, Result]) -> Outcome:
-        """The answer to a lookup of these names."""
-        first = next(iter(results.values()))
-        if len(results) > 1 or isinstance(first, ServiceError):
-            return self._new_answer(results)
-        epoch, outcome = first.memo
-        if epoch is not self._epoch:
-            outcome = self._new_answer(results)
-            first.memo = self._epoch, outcome
-        assert isinstance(outcome, Answer | ServiceError)
-        return outcome
-
-    def _new_answer(self, results: Mapping[str, Result]) -> Outcome:
-        try:
-            return self.placement.answer(results)
-        except ServiceError as error:
-            return error.with_traceback(None)  # which has the table in it
-
-    def account(self, outcome: Outcome, duration: float) -> None:
-        """Counts a lookup that took so many seconds, whoever asked for it."""
-        self.durations.observe(duration)
-        if isinstance(outcome, ServiceError):
-            self.lookups.increment(outcome.reason)
-        else:
-            self.lookups.increment("Success")
-            self.zones.increment(outcome.zone if outcome.is_in_one_zone else "several")
+    def open_webhook(self, certificate: Certificate) -> None:
+        """Also answers reviews, once it serves."""
+        # Where few files may be open, few of them are for these.
+        most = self.max_connections // 2
+        self.webhook = WebhookServer(self.lookups, self.requests, certificate, most)
 
     def why_unready(self) -> ServiceError | None:
         """Why it is not ready for requests; None if it is."""
         if self.draining:
             return ShuttingDown("the service is shutting down")
-        return self.webhook.certificate.why_useless() if self.webhook else None
+        return self.webhook.why_unready() if self.webhook else None
 
     def stop(self) -> None:
         """Is no longer ready, and stops after `SHUTDOWN_DELAY`."""
@@ -345,17 +265,17 @@ class LookupHandler(ConnectionHandler):
         except ServiceError as error:
             self.send_outcome(started, query, error)
             return None
-        found = self.server.find_at_once(names)
+        found = self.server.lookups.find_at_once(names)
         if None in found.values():
             return self.lookup_in_time(started, found)
         self.send_results(started, found)  # type: ignore[arg-type]  # none is None
         return None
 
     async def lookup_in_time(self, started: float, found: Mapping[str, Result | None]) -> None:
-        self.send_results(started, await self.server.find_rest(found))
+        self.send_results(started, await self.server.lookups.find_rest(found))
 
     def send_results(self, started: float, results: Mapping[str, Result]) -> None:
-        self.send_outcome(started, ",".join(results), self.server.answer(results))
+        self.send_outcome(started, ",".join(results), self.server.lookups.answer(results))
 
     def send_outcome(self, started: float, asked: str, outcome: Outcome) -> None:
         """Answers the lookup and accounts for it, also by its line in the log."""
@@ -366,12 +286,12 @@ class LookupHandler(ConnectionHandler):
             self.send_json(200, outcome.body)
             found = f"address={outcome.address} zone={outcome.zone}"
         duration = perf_counter() - started
-        self.server.account(outcome, duration)
+        self.server.lookups.account(outcome, duration)
         logging.info("lookup %s %s ms=%.2f", shown(asked), found, duration * 1000)
 
     def send_service_error(self, error: ServiceError) -> None:
         if isinstance(error, InternalError):  # a lookup after all, most likely
-            self.server.lookups.increment(error.reason)
+            self.server.lookups.outcomes.increment(error.reason)
         super().send_service_error(error)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
@@ -485,11 +405,11 @@ def main(arguments: Sequence[str]) -> int:
         return _complain(str(error))
     handler = log.start(settings.log_level)
     warn(warnings)
-    others = OTHER_DESCRIPTORS + (webhook.MAX_CONNECTIONS if certificate else 0)
+    others = OTHER_DESCRIPTORS + (MAX_WEBHOOK_CONNECTIONS if certificate else 0)
     connections = raise_connection_limit(others)
     server = LookupServer(settings, table, connections, handler.dropped if handler else None)
     if certificate:
-        server.webhook = webhook.WebhookServer(server, certificate)
+        server.open_webhook(certificate)
     asyncio.run(run(server, file, *listeners))
     return 0
 
@@ -531,10 +451,10 @@ async def explain(settings: ServerSettings, table: SubnetTable, asked: str) -> i
     except ServiceError as error:
         outcome: Outcome = error
     else:
-        results = await server.find_rest(server.find_at_once(names))
-        for line in server.placement.explain(results):
+        results = await server.lookups.find_rest(server.lookups.find_at_once(names))
+        for line in server.lookups.placement.explain(results):
             print(line, file=sys.stderr)
-        outcome = server.answer(results)
+        outcome = server.lookups.answer(results)
     if isinstance(outcome, ServiceError):
         print(json.dumps(error_body(outcome), indent=2))
         return 1
@@ -574,7 +494,7 @@ async def run(
 
 def _summary(server: LookupServer, port: int) -> str:
     """What the first line of the log says of the table and the settings, and what to try."""
-    settings, table = server.settings, server.placement.table
+    settings, table = server.settings, server.lookups.placement.table
     host = settings.host if settings.host not in ("", "::", "0.0.0.0") else "localhost"
     host = f"[{host}]" if ":" in host else host
     address = next(iter(table)).cidr.partition("/")[0]

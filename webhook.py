@@ -15,7 +15,7 @@ import socket
 import ssl
 from collections.abc import Coroutine, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from admission import (
     MAX_REVIEW,
@@ -27,14 +27,19 @@ from admission import (
     review_in,
 )
 from connection import ConnectionHandler, ConnectionServer
-from errors import MethodNotAllowed, NotFound, ServiceError, UnsupportedMediaType, shown
+from errors import (
+    MethodNotAllowed,
+    NotFound,
+    ServiceError,
+    ShuttingDown,
+    UnsupportedMediaType,
+    shown,
+)
+from lookups import Lookups
 from metrics import Counter, Family, Gauge, Histogram
 from placement import Answer, names_in
 from resolver import Result
 from tls import Certificate
-
-if TYPE_CHECKING:
-    from server import LookupServer
 
 __all__ = ["WebhookHandler", "WebhookServer"]
 
@@ -48,10 +53,12 @@ ENDPOINTS = ("/mutate", "/healthz", "/readyz")
 class WebhookServer(ConnectionServer):
     """What the webhook's connections share: the lookup service, the certificate, the metrics."""
 
-    def __init__(self, service: LookupServer, certificate: Certificate) -> None:
-        # Where few files may be open, few of them are for these.
-        super().__init__(WebhookHandler, min(MAX_CONNECTIONS, service.max_connections // 2))
-        self.service = service
+    def __init__(
+        self, lookups: Lookups, requests: Counter, certificate: Certificate, max_connections: int
+    ) -> None:
+        super().__init__(WebhookHandler, min(MAX_CONNECTIONS, max_connections))
+        self.lookups = lookups
+        self.requests = requests
         self.certificate = certificate
         self.reviews = Counter(
             "reviews_total", "Reviews answered, by what came of the Pod.", "outcome", "reason"
@@ -74,6 +81,12 @@ class WebhookServer(ConnectionServer):
             ),
         ]
 
+    def why_unready(self) -> ServiceError | None:
+        """Why it is not ready for reviews; None if it is."""
+        if self.draining:
+            return ShuttingDown("the service is shutting down")
+        return self.certificate.why_useless()
+
     def tls_context(self) -> ssl.SSLContext:
         return self.certificate.context
 
@@ -95,7 +108,7 @@ class WebhookHandler(ConnectionHandler):
             raise MethodNotAllowed(f"reviews are sent with POST, not {self.command}", "POST")
         if path not in ENDPOINTS:
             raise NotFound(f"there is nothing at {shown(path)}, but at {', '.join(ENDPOINTS)}")
-        self.send_health(self.server.service.why_unready() if path == "/readyz" else None)
+        self.send_health(self.server.why_unready() if path == "/readyz" else None)
         return None
 
     def do_POST(self) -> Coroutine[Any, Any, None] | None:
@@ -125,7 +138,7 @@ class WebhookHandler(ConnectionHandler):
         except ServiceError as error:
             self.send_outcome(started, review, error)
             return None
-        found = self.server.service.find_at_once(names)
+        found = self.server.lookups.find_at_once(names)
         if None in found.values():
             return self.review_in_time(started, review, found, patience)
         self.send_results(started, review, found)  # type: ignore[arg-type]  # none is None
@@ -135,16 +148,16 @@ class WebhookHandler(ConnectionHandler):
         self, started: float, review: Review, found: Mapping[str, Result | None], patience: float
     ) -> None:
         try:
-            results = await self.server.service.find_rest(found, patience)
+            results = await self.server.lookups.find_rest(found, patience)
             self.send_results(started, review, results)
         except Exception as error:
             self.send_defect(started, review, error)
 
     def send_results(self, started: float, review: Review, results: Mapping[str, Result]) -> None:
-        self.send_outcome(started, review, self.server.service.answer(results))
+        self.send_outcome(started, review, self.server.lookups.answer(results))
 
     def send_outcome(self, started: float, review: Review, outcome: Answer | ServiceError) -> None:
-        self.server.service.account(outcome, perf_counter() - started)
+        self.server.lookups.account(outcome, perf_counter() - started)
         self.send_decision(started, review, decide(review, outcome))
 
     def send_decision(self, started: float, review: Review, decision: Decision) -> None:
@@ -160,11 +173,11 @@ class WebhookHandler(ConnectionHandler):
     def send_defect(self, started: float, review: Review, error: Exception) -> None:
         """Answers all the same: no Pod is to be refused for that."""
         logging.error("reviewing %s", shown(review.pod), exc_info=error)
-        self.server.service.lookups.increment("InternalError")
+        self.server.lookups.outcomes.increment("InternalError")
         self.send_decision(started, review, defect(review))
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Counts the answer; what is logged has a line of its own."""
         path = self.path.partition("?")[0]
         endpoint = path if path in ENDPOINTS else "other"
-        self.server.service.requests.increment(endpoint, str(int(code)))
+        self.server.requests.increment(endpoint, str(int(code)))

@@ -18,7 +18,6 @@ from unittest import mock
 
 from server import LookupServer, ServerSettings, certificate_of, listen
 from subnets import load
-from webhook import WebhookServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -169,7 +168,7 @@ def running(
     server = LookupServer(settings, load(table), max_connections)
     tls_listener = None
     if certificate := certificate_of(settings):
-        server.webhook = WebhookServer(server, certificate)
+        server.open_webhook(certificate)
         tls_listener = listen(settings.host, settings.tls_port)
         ports[1] = tls_listener.getsockname()[1]
     loop = asyncio.new_event_loop()

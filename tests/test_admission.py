@@ -98,12 +98,12 @@ class Lookup:
 
     def __call__(self, names: str) -> Answer | ServiceError:
         try:
-            return self.server.answer(dict(map(self.find, names_in(f"fqdn={names}"))))
+            return self.server.lookups.answer(dict(map(self.find, names_in(f"fqdn={names}"))))
         except ServiceError as error:
             return error
 
     def find(self, text: str) -> tuple[str, Result]:
-        name, result = self.server.resolver.at_once(text)
+        name, result = self.server.lookups.resolver.at_once(text)
         return name, result or self.hosts.get(name) or NameNotFound(name)
 
     def review(self, body: bytes) -> Decision:

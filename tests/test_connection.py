@@ -184,7 +184,7 @@ BODIES = [
 # What is asked for, and what fails: before there is an answer, after DNS, after the answer.
 DEFECTS = [
     ("/metrics", "server.render"),
-    ("/lookup?fqdn=db.test", "server.LookupServer.answer"),
+    ("/lookup?fqdn=db.test", "lookups.Lookups.answer"),
     ("/lookup?fqdn=192.168.1.7", "metrics.Histogram.observe"),
 ]
 

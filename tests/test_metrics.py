@@ -18,8 +18,9 @@ from typing import NamedTuple
 from unittest import mock
 from urllib.parse import quote
 
+from lookups import OUTCOMES
 from metrics import DURATION_BUCKETS, Counter, Gauge, Histogram, render
-from server import OUTCOMES, __version__
+from server import __version__
 from tests.support import SUBNETS, Client, FakeDNS, fake_dns, running, wait_until
 
 PREFIX = "automatic_zone_placement_"
@@ -268,7 +269,7 @@ class MovementTest(unittest.TestCase):
 
     def test_a_defect(self) -> None:
         with serving() as (client, _), self.assertLogs(level="ERROR"):
-            with mock.patch.object(client.server, "answer", side_effect=ZeroDivisionError):
+            with mock.patch.object(client.server.lookups, "answer", side_effect=ZeroDivisionError):
                 client.lookup("192.168.1.7")
             self.assertEqual(client.metric('lookups_total{outcome="InternalError"}'), 1)
 

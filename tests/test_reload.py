@@ -283,7 +283,7 @@ class ServerTest(Case):
         with fake_dns(db=[ADDRESS], far=["10.9.9.9"]), self.watching() as client:
             for name in (NAME, ADDRESS, "far.test", "10.9.9.8"):
                 client.lookup(name)
-            old = weakref.ref(client.server.placement)
+            old = weakref.ref(client.server.lookups.placement)
             self.reload(content("zone-b"))
             gc.collect()
             self.assertIsNone(old())

@@ -44,7 +44,6 @@ from tests.support import (
 from tests.test_admission import UID, annotated, patched, pod, response_in, review_of
 from tests.test_process import refusals, serving
 from tls import Certificate, Channel, InvalidCertificate, expiry
-from webhook import WebhookServer
 
 JSON = "Content-Type: application/json"
 
@@ -201,7 +200,7 @@ class ReviewTest(WebhookTest):
     def test_a_defect_costs_no_pod(self) -> None:
         defect = ZeroDivisionError("a secret")
         with fake_dns(db=["192.168.1.1"]), self.serving() as webhook:
-            for place in ("webhook.decide", "server.LookupServer.answer"):
+            for place in ("webhook.decide", "lookups.Lookups.answer"):
                 for names in ("192.168.1.7", "db.test", "new.test"):
                     with (
                         self.subTest(place, names=names),
@@ -590,7 +589,9 @@ class ConnectionTest(WebhookTest):
         for room, share in ((32, 16), (100_000, 512)):
             service = LookupServer(ServerSettings.from_environment({}), load(SUBNETS), room)
             certificate = Certificate(*map(str, (self.pair.certificate, self.pair.key)))
-            self.assertEqual(WebhookServer(service, certificate).max_connections, share)
+            service.open_webhook(certificate)
+            assert service.webhook
+            self.assertEqual(service.webhook.max_connections, share)
 
     def test_who_says_goodbye_is_answered_before(self) -> None:
         with fake_dns(db=["192.168.1.1"]) as dns, self.serving(DNS_TIMEOUT="10") as webhook:
