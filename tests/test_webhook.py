@@ -116,6 +116,17 @@ class Webhook:
         return self.client.metric(sample)
 
 
+def heard(connection: ssl.SSLSocket) -> bytes:
+    """All that still comes to a client that can send no more, not even its own end of TLS.
+
+    From Python 3.14 on, it tries to when it reads the server's.
+    """
+    parts: list[bytes] = []
+    with suppress(BrokenPipeError):
+        parts.extend(iter(lambda: connection.recv(65536), b""))
+    return b"".join(parts)
+
+
 class WebhookTest(unittest.TestCase):
     authority: Authority
     pair: Pair
@@ -695,7 +706,7 @@ class ConnectionTest(WebhookTest):
                 with self.subTest(data), webhook.connect() as connection:
                     connection.sendall(data)
                     socket.socket.shutdown(connection, socket.SHUT_WR)
-                    seen |= {answer.status for answer in responses(read_all(connection))}
+                    seen |= {answer.status for answer in responses(heard(connection))}
             self.assertIn("patch", webhook.review())
         self.assertLessEqual({200, 400}, seen)
         self.assertLessEqual(seen, {200, 400, 404, 405, 411, 413, 415})
