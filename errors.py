@@ -28,6 +28,7 @@ __all__ = [
     "ShuttingDown",
     "UnsupportedMediaType",
     "ZoneNotFound",
+    "complain",
     "error_body",
     "shown",
 ]
@@ -146,6 +147,13 @@ class ResolverTimeout(ServiceError):
 def error_body(error: ServiceError) -> dict[str, str]:
     """An error as JSON knows it."""
     return {"error": str(error), "reason": error.reason}
+
+
+def complain(*lines: str, status: int = 1) -> int:
+    """Writes lines to standard error; returns the exit status, for a program that ends with them."""
+    for line in lines:
+        print(line, file=sys.stderr)
+    return status
 
 
 # Characters of a value that a message shows.

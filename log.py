@@ -7,13 +7,14 @@ import os
 import sys
 import threading
 from collections import deque
+from collections.abc import Iterable
 from functools import lru_cache
 from time import localtime, strftime, time
 from typing import Any
 
 from metrics import Counter
 
-__all__ = ["LineHandler", "start"]
+__all__ = ["LineHandler", "start", "warn"]
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"  # ISO 8601
 
@@ -110,6 +111,12 @@ class LineHandler(logging.Handler):
         self._wake.set()
         self._thread.join(CLOSE_TIMEOUT)
         super().close()
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """A line for each warning."""
+    for warning in warnings:
+        logging.warning("%s", warning)
 
 
 def start(level: str) -> LineHandler | None:

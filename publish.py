@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from errors import complain
 from kubernetes import Client, KubernetesError, optional_url
 from settings import Settings, one_of, setting, text
 from subnets import (
@@ -255,12 +256,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> list[str]:
     )
     found: list[str] = parser.parse_args(arguments).files
     return found
-
-
-def complain(*lines: str, status: int = 1) -> int:
-    for line in lines:
-        print(line, file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

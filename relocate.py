@@ -33,7 +33,7 @@ from typing import Any, get_args
 from urllib.parse import SplitResult, quote
 
 import log
-from errors import shown
+from errors import complain, shown
 from kubernetes import Client, KubernetesError, Refused, exchange, optional_url, parse_url
 from metrics import CONTENT_TYPE, Counter, Family, Gauge, process, render
 from relocation import (
@@ -54,8 +54,17 @@ from relocation import (
     is_whole,
     landings,
 )
-from server import __version__, listen
-from settings import LOG_LEVELS, Settings, one_of, seconds, setting, text, whole_number
+from server import __version__, open_port
+from settings import (
+    LOG_LEVELS,
+    InvalidSetting,
+    Settings,
+    one_of,
+    seconds,
+    setting,
+    text,
+    whole_number,
+)
 from subnets import ZONE_ID_LABEL, ZONE_LABEL
 
 AGENT = "automatic-zone-placement/relocation"
@@ -580,23 +589,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = RelocationSettings.from_environment(os.environ)
         api = Client.from_environment(os.environ, AGENT)
     except ValueError as error:
-        return _complain(str(error), 2)
+        return complain(str(error), status=2)
     warnings = list(RelocationSettings.misspelt(os.environ))
     if options.report:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
         return print_report(api, settings, options)
     try:
-        listener = listen(settings.host, settings.port)
-    except OSError as error:
-        where = f"HOST {shown(settings.host)}, PORT {settings.port}"
-        return _complain(f"cannot listen on {where}: {error.strerror}", 2)
+        listener = open_port(settings.host, "PORT", settings.port)
+    except InvalidSetting as error:
+        return complain(str(error), status=2)
     handler = log.start(settings.log_level)
-    for warning in warnings:
-        logging.warning("%s", warning)
+    log.warn(warnings)
     run(Relocator(api, settings, handler.dropped if handler else None), listener)
-    if handler:
-        handler.close()
     return 0
 
 
@@ -627,7 +632,7 @@ def print_report(api: Client, settings: RelocationSettings, options: argparse.Na
     try:
         lines = report(api, settings, options.name, {k: v for k, v in query.items() if v})
     except (KubernetesError, LookupFailure) as error:
-        return _complain(str(error), 1)
+        return complain(str(error), status=1)
     if hasattr(signal, "SIGPIPE"):  # ends quietly, as other filters do, if its reader has enough
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     print(*lines, sep="\n")
@@ -658,11 +663,6 @@ def run(relocator: Relocator, listener: socket.socket) -> None:
     relocator.stopping.wait()
     worker.join(PATIENCE)
     logging.info("stopped")
-
-
-def _complain(line: str, status: int) -> int:
-    print(line, file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
@@ -28,7 +28,7 @@ from urllib.parse import urlencode
 
 import log
 from connection import BACKLOG, ConnectionHandler, ConnectionServer
-from errors import InternalError, NotFound, ServiceError, ShuttingDown, error_body, shown
+from errors import InternalError, NotFound, ServiceError, ShuttingDown, complain, error_body, shown
 from lookups import Lookups, Outcome
 from metrics import CONTENT_TYPE, Counter, Family, Gauge, process, render
 from placement import Placement, names_in, to_json
@@ -172,7 +172,7 @@ class LookupServer(ConnectionServer):
             self.lookups.use(self._placement(read))
             self._problems = []
             logging.info("read %s again: %d subnets", self.settings.subnets_file, len(read))
-            warn(table_warnings(self.settings, read))
+            log.warn(table_warnings(self.settings, read))
             return
         self.reloads.increment("failure")
         if read.problems != self._problems:
@@ -328,8 +328,8 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=BACKLOG)
 
 
-def _listen(host: str, name: str, port: int) -> socket.socket:
-    """As `listen`, with the port's setting. Raises `InvalidSetting`."""
+def open_port(host: str, name: str, port: int) -> socket.socket:
+    """As `listen`; `name` is the port's setting. Raises `InvalidSetting`, which says why."""
     try:
         return listen(host, port)
     except OSError as error:
@@ -389,9 +389,9 @@ def main(arguments: Sequence[str]) -> int:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         table = file.read() if file else pasted_table(label)
     except (InvalidSetting, InvalidCertificate) as error:
-        return _complain(str(error))
+        return complain(str(error), status=2)
     except InvalidSubnets as error:
-        return _complain(*error.problems)
+        return complain(*error.problems, status=2)
     configure_c_library(os.environ, settings.dns_timeout)
     warnings = [*ServerSettings.misspelt(os.environ), *table_warnings(settings, table)]
     if asked is not None:
@@ -400,11 +400,11 @@ def main(arguments: Sequence[str]) -> int:
         return asyncio.run(explain(settings, table, asked))
     ports = {"PORT": settings.port} | ({"TLS_PORT": settings.tls_port} if certificate else {})
     try:
-        listeners = [_listen(settings.host, name, port) for name, port in ports.items()]
+        listeners = [open_port(settings.host, name, port) for name, port in ports.items()]
     except InvalidSetting as error:
-        return _complain(str(error))
+        return complain(str(error), status=2)
     handler = log.start(settings.log_level)
-    warn(warnings)
+    log.warn(warnings)
     others = OTHER_DESCRIPTORS + (MAX_WEBHOOK_CONNECTIONS if certificate else 0)
     connections = raise_connection_limit(others)
     server = LookupServer(settings, table, connections, handler.dropped if handler else None)
@@ -433,11 +433,6 @@ def table_warnings(settings: ServerSettings, table: SubnetTable) -> Iterator[str
         if zone not in table.zones:
             yield f"AVOID_ZONES has {shown(zone)}, which is no zone in the table"
     yield from table.warnings
-
-
-def warn(warnings: Iterable[str]) -> None:
-    for warning in warnings:
-        logging.warning("%s", warning)
 
 
 async def explain(settings: ServerSettings, table: SubnetTable, asked: str) -> int:
@@ -504,11 +499,6 @@ def _summary(server: LookupServer, port: int) -> str:
         f"{len(table)} subnets in {source}, settings: {changed}; "
         f"try http://{host}:{port}/lookup?fqdn={address}"
     )
-
-
-def _complain(*lines: str) -> int:
-    print(*lines, sep="\n", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":
