@@ -38,8 +38,7 @@ class Lookups:
         self.resolver = resolver
         self.use(placement)
         self.outcomes = Counter("lookups_total", "Lookups, by what came of them.", "outcome")
-        # From 0 on: Prometheus sees no increase in what begins at 1, and errors may be rare.
-        self.outcomes.values = {(outcome,): 0 for outcome in OUTCOMES}
+        self.outcomes.begin(*((outcome,) for outcome in OUTCOMES))
         self.durations = Histogram("lookup_duration_seconds", "From a lookup to its answer.")
         self.zones = Counter(
             "zone_answers_total", "Lookups answered, by zone; several for more than one.", "zone"

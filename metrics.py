@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import accumulate
 
-__all__ = ["CONTENT_TYPE", "Counter", "Family", "Gauge", "Histogram", "process", "render"]
+__all__ = ["CONTENT_TYPE", "Counter", "Family", "Gauge", "Histogram", "Levels", "process", "render"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -70,12 +70,28 @@ class Counter(Family):
         self.labels = labels
         self.values: dict[tuple[str, ...], int] = {} if labels else {(): 0}
 
+    def begin(self, *samples: tuple[str, ...]) -> None:
+        """Has these samples from the start, at 0.
+
+        Prometheus sees no increase in what begins at 1, and errors may be rare.
+        """
+        self.values.update(dict.fromkeys(samples, 0))
+
     def increment(self, *values: str, by: int = 1) -> None:
         self.values[values] = self.values.get(values, 0) + by
 
     def samples(self) -> Iterator[str]:
         for values, count in self.values.items():
             yield f"{self.name}{_braces(dict(zip(self.labels, values, strict=True)))} {count}"
+
+
+class Levels(Counter):
+    """A gauge by label values: each has what it was last set to."""
+
+    type = "gauge"
+
+    def set(self, level: int, *values: str) -> None:
+        self.values[values] = level
 
 
 class Gauge(Family):

@@ -7,7 +7,6 @@ The files are as `aws ec2 describe-subnets` prints them, or as `subnets.py` does
 
 from __future__ import annotations
 
-import argparse
 import base64
 import gzip
 import os
@@ -242,11 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> list[str]:
-    parser = argparse.ArgumentParser(
-        description="Puts a table of subnets in the place of the one in a ConfigMap, unless it "
+    parser = PublishSettings.parser(
+        "Puts a table of subnets in the place of the one in a ConfigMap, unless it "
         "would be a worse one: then it says why, and the exit status is 1.",
-        epilog="settings, which are environment variables:\n" + PublishSettings.help(os.environ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        os.environ,
     )
     parser.add_argument(
         "files",

@@ -35,7 +35,7 @@ from urllib.parse import SplitResult, quote
 import log
 from errors import complain, shown
 from kubernetes import Client, KubernetesError, Refused, exchange, optional_url, parse_url
-from metrics import CONTENT_TYPE, Counter, Family, Gauge, process, render
+from metrics import CONTENT_TYPE, Counter, Family, Gauge, Levels, process, render
 from relocation import (
     ZONE,
     Answer,
@@ -245,12 +245,6 @@ def stands_whole(api: Client, workload: Workload) -> bool:
 # The loop.
 
 
-class Levels(Counter):
-    """A gauge with a label, which has the value that it was last set to."""
-
-    type = "gauge"
-
-
 class Metrics:
     """What the program counts."""
 
@@ -266,13 +260,9 @@ class Metrics:
         self.moving = 0
         self.backed_off = 0
         self.last_success = 0.0
-        # All that may be are there from the start: no scrape meets a table that grows.
-        for family, values in (
-            (self.rounds, ("success", "failure")),
-            (self.pods, get_args(Landed)),
-            (self.evictions, OUTCOMES),
-        ):
-            family.values = {(value,): 0 for value in values}
+        self.rounds.begin(("success",), ("failure",))
+        self.pods.begin(*((landed,) for landed in get_args(Landed)))
+        self.evictions.begin(*((outcome,) for outcome in OUTCOMES))
 
     def families(self) -> list[Family]:
         """All families, in the order they are shown."""
@@ -364,7 +354,7 @@ class Relocator:
         """Sets the metrics, and logs what has changed since the last round."""
         counts = Tally(verdict.landed for verdict in decision.verdicts)
         for landed in get_args(Landed):
-            self.metrics.pods.values[landed,] = counts[landed]
+            self.metrics.pods.set(counts[landed], landed)
         self.metrics.moving = decision.memory.moving()
         self.metrics.backed_off = decision.memory.backed_off(now)
         line = (
@@ -607,12 +597,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """What the command line says; ends the process for `--help`, `--version` and what is wrong."""
-    parser = argparse.ArgumentParser(
-        description="Evicts Pods whose database has moved to another zone, or reports them.",
-        epilog="settings, which are environment variables:\n" + RelocationSettings.help(os.environ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = RelocationSettings.parser(
+        "Evicts Pods whose database has moved to another zone, or reports them.", os.environ
     )
+    parser.allow_abbrev = False
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--report", action="store_true", help="report once, and change nothing")
     parser.add_argument("--name", default="", help="report on Pods as if they had this annotation")

@@ -156,7 +156,7 @@ class LookupServer(ConnectionServer):
         self.reloads = Counter(
             "subnets_reloads_total", "Times that SUBNETS_FILE was read again.", "outcome"
         )
-        self.reloads.values = {("success",): 0, ("failure",): 0}
+        self.reloads.begin(("success",), ("failure",))
         self._problems: list[str] = []
         self.webhook: WebhookServer | None = None
         self._lines_dropped = [lines_dropped] if lines_dropped else []
@@ -356,12 +356,8 @@ def raise_connection_limit(others: int = OTHER_DESCRIPTORS) -> int:
 
 def names_to_explain(arguments: Sequence[str]) -> str | None:
     """The names that `--lookup` gives, if any; ends the process for `--help`, `--version` or a mistake."""
-    import argparse  # the service has no use for it, nor memory to spare
-
-    parser = argparse.ArgumentParser(
-        description="Says over HTTP in which zone the host behind a domain name is.",
-        epilog=f"settings, which are environment variables:\n{ServerSettings.help(os.environ)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = ServerSettings.parser(
+        "Says over HTTP in which zone the host behind a domain name is.", os.environ
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument(

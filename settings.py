@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from errors import shown
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
     from typing import Self
 
 __all__ = [
@@ -68,6 +69,17 @@ class Settings:
                 f"      {each.metadata['meaning']}",
             ]
         return "\n".join(lines)
+
+    @classmethod
+    def parser(cls, description: str, environment: Mapping[str, str]) -> ArgumentParser:
+        """A parser for a program's command line, whose help has the settings too."""
+        import argparse  # a service has no use for it, nor memory to spare
+
+        return argparse.ArgumentParser(
+            description=description,
+            epilog=f"settings, which are environment variables:\n{cls.help(environment)}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
 
     @classmethod
     def misspelt(cls, environment: Mapping[str, str]) -> Iterator[str]:

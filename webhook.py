@@ -63,8 +63,7 @@ class WebhookServer(ConnectionServer):
         self.reviews = Counter(
             "reviews_total", "Reviews answered, by what came of the Pod.", "outcome", "reason"
         )
-        # From 0 on, as the lookups.
-        self.reviews.values = {("Placed", ""): 0, ("Defect", "InternalError"): 0}
+        self.reviews.begin(("Placed", ""), ("Defect", "InternalError"))
         self.durations = Histogram("review_duration_seconds", "From a review to its answer.")
         self._watching: asyncio.Task[None] | None = None
 
