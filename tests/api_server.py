@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.support import DEADLINE
+from tests.support import DEADLINE, in_background
 
 Json = dict[str, Any]
 
@@ -168,10 +167,5 @@ def listening(server: Server, context: ssl.SSLContext | None = None) -> Iterator
                 server.socket, server_side=True, do_handshake_on_connect=False
             )
             server.scheme = "https"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
+        with in_background(server):
             yield server
-        finally:
-            server.shutdown()
-            thread.join(DEADLINE)

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 from xml.etree import ElementTree
 
-from tests.support import DEADLINE
+from tests.support import DEADLINE, in_background
 
 VERSIONS = {"ec2": "2016-11-15", "sts": "2011-06-15"}
 SPACE = "{http://ec2.amazonaws.com/doc/2016-11-15}"
@@ -188,14 +188,8 @@ class Network:
 @contextmanager
 def serving() -> Iterator[Gateway]:
     """moto's server, with a gateway before it."""
-    with _moto() as port, Gateway(port) as gateway:
-        thread = threading.Thread(target=gateway.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield gateway
-        finally:
-            gateway.shutdown()
-            thread.join(DEADLINE)
+    with _moto() as port, Gateway(port) as gateway, in_background(gateway):
+        yield gateway
 
 
 @contextmanager

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socketserver
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
+
+from tests.support import in_background
 
 __all__ = ["NODATA", "NXDOMAIN", "REFUSED", "SERVFAIL", "SILENT", "Zone", "serving"]
 
@@ -75,11 +76,5 @@ def serving(zone: Zone, address: str = "127.0.0.1", port: int = 53) -> Iterator[
             if answer is not None:
                 sock.sendto(answer, self.client_address)
 
-    with socketserver.UDPServer((address, port), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield asked
-        finally:
-            server.shutdown()
-            thread.join()
+    with socketserver.UDPServer((address, port), Handler) as server, in_background(server):
+        yield asked

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
+from socketserver import BaseServer
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -197,6 +198,18 @@ def running(
             loop.call_soon_threadsafe(serving.cancel)
         thread.join(DEADLINE)
         assert not thread.is_alive(), "the server did not stop"
+
+
+@contextmanager
+def in_background(server: BaseServer) -> Iterator[None]:
+    """The server serves in a thread; who opened it closes it."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join(DEADLINE)
 
 
 class FakeDNS:
