@@ -16,20 +16,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from errors import complain
-from kubernetes import Client, KubernetesError, optional_url
-from settings import Settings, one_of, setting, text
-from subnets import (
-    MAX_CONFIGMAP_SIZE,
-    ZONE_ID_LABEL,
-    ZONE_LABEL,
-    InvalidSubnets,
-    Subnet,
-    SubnetTable,
-    lines,
-    parse,
-    read_files,
-)
+from common.errors import complain
+from common.kubernetes import Client, KubernetesError, optional_url
+from common.names import ZONE_ID_LABEL, ZONE_LABEL
+from common.settings import Settings, one_of, setting, text
+from lookup.table import InvalidSubnets, Subnet, SubnetTable
+from lookup.table_reader import parse, read_files
+from lookup.table_writer import MAX_CONFIGMAP_SIZE, lines
 
 AGENT = "automatic-zone-placement/publish"
 

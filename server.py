@@ -11,30 +11,37 @@ answer of their subnets.
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlencode
 
-import log
-from connection import BACKLOG, ConnectionHandler, ConnectionServer
-from errors import InternalError, NotFound, ServiceError, ShuttingDown, complain, error_body, shown
-from lookups import Lookups, Outcome
-from metrics import CONTENT_TYPE, Counter, Family, Gauge, process, render
-from placement import Placement, names_in, to_json
-from reload import TableFile
-from resolver import MAX_QUERIES, Resolver, Result, configure_c_library, parse_name
-from settings import (
+sys.path.insert(0, str(Path(__file__).parent))  # also when Python is isolated (-I)
+
+from common import log
+from common.connection import ConnectionHandler, ConnectionServer
+from common.errors import (
+    InternalError,
+    NotFound,
+    ServiceError,
+    ShuttingDown,
+    complain,
+    error_body,
+    shown,
+)
+from common.listening import open_port, raise_connection_limit
+from common.metrics import CONTENT_TYPE, Counter, Family, Gauge, process, render
+from common.names import VERSION, ZONE_ID_LABEL, ZONE_LABEL
+from common.settings import (
     LOG_LEVELS,
     InvalidSetting,
     Settings,
@@ -45,18 +52,15 @@ from settings import (
     text,
     whole_number,
 )
-from subnets import (
-    ZONE_ID_LABEL,
-    ZONE_LABEL,
-    InvalidSubnets,
-    SubnetTable,
-    pasted_table,
-)
-from tls import Certificate, InvalidCertificate
-from webhook import MAX_CONNECTIONS as MAX_WEBHOOK_CONNECTIONS
-from webhook import WebhookServer
-
-__version__ = "2.0.0"
+from lookup.lookups import Lookups, Outcome
+from lookup.placement import Placement, names_in, to_json
+from lookup.resolver import MAX_QUERIES, Resolver, Result, configure_c_library, parse_name
+from lookup.table import InvalidSubnets, SubnetTable
+from lookup.table_file import TableFile
+from subnets import pasted_table
+from webhook.certificate import Certificate, InvalidCertificate
+from webhook.handler import MAX_CONNECTIONS as MAX_WEBHOOK_CONNECTIONS
+from webhook.handler import WebhookServer
 
 # Far more than Kyverno, the probes and Prometheus open. Each takes a few kilobytes.
 MAX_CONNECTIONS = 4096
@@ -194,7 +198,7 @@ class LookupServer(ConnectionServer):
                 "build_info",
                 "The version that runs; always 1.",
                 lambda: 1,
-                version=__version__,
+                version=VERSION,
                 python=".".join(map(str, sys.version_info[:3])),
             ),
             *process(),
@@ -239,7 +243,7 @@ class LookupHandler(ConnectionHandler):
     """Answers lookups, probes and scrapes."""
 
     server: LookupServer
-    server_version = f"automatic-zone-placement/{__version__}"
+    server_version = f"automatic-zone-placement/{VERSION}"
 
     def do_GET(self) -> Coroutine[Any, Any, None] | None:
         path, _, query = self.path.partition("?")
@@ -252,7 +256,7 @@ class LookupHandler(ConnectionHandler):
         elif path == "/metrics":
             self.respond(200, render(self.server.metrics()), CONTENT_TYPE)
         elif path == "/":
-            self.send_json(200, to_json({"version": __version__, "endpoints": ENDPOINTS}))
+            self.send_json(200, to_json({"version": VERSION, "endpoints": ENDPOINTS}))
         else:
             raise NotFound(f"there is nothing at {shown(path)}, but at {', '.join(ENDPOINTS)}")
         return None
@@ -304,62 +308,12 @@ class LookupHandler(ConnectionHandler):
 # From the command line to a listening server, and to its end.
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; without a host, or for `::`, for all addresses of both families.
-
-    If there is only one family, it is for that. Raises `OSError`, whose `strerror` says why.
-    """
-    if host not in ("", "::"):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            host.encode("idna")  # as a socket does it
-        except UnicodeError:
-            raise OSError(errno.EINVAL, "this is not a host name") from None
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    if socket.has_dualstack_ipv6():
-        try:
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
-            )
-        except OSError as error:
-            # The kernel knows IPv6, but it is switched off here.
-            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                raise
-    return socket.create_server(("", port), backlog=BACKLOG)
-
-
-def open_port(host: str, name: str, port: int) -> socket.socket:
-    """As `listen`; `name` is the port's setting. Raises `InvalidSetting`, which says why."""
-    try:
-        return listen(host, port)
-    except OSError as error:
-        why = str(error.strerror).partition(" (while")[0]  # there it repeats the address
-        raise InvalidSetting(f"cannot listen on HOST {shown(host)}, {name} {port}: {why}") from None
-
-
-def raise_connection_limit(others: int = OTHER_DESCRIPTORS) -> int:
-    """The number of connections that the limit of open files, raised if possible, leaves room for.
-
-    So many `others` are needed besides.
-    """
-    wanted = MAX_CONNECTIONS + others
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return MAX_CONNECTIONS
-    return min(MAX_CONNECTIONS, max(soft - others, soft // 2))
-
-
 def names_to_explain(arguments: Sequence[str]) -> str | None:
     """The names that `--lookup` gives, if any; ends the process for `--help`, `--version` or a mistake."""
     parser = ServerSettings.parser(
         "Says over HTTP in which zone the host behind a domain name is.", os.environ
     )
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=VERSION)
     parser.add_argument(
         "--lookup",
         metavar="NAME[,NAME...]",
@@ -402,7 +356,7 @@ def main(arguments: Sequence[str]) -> int:
     handler = log.start(settings.log_level)
     log.warn(warnings)
     others = OTHER_DESCRIPTORS + (MAX_WEBHOOK_CONNECTIONS if certificate else 0)
-    connections = raise_connection_limit(others)
+    connections = raise_connection_limit(MAX_CONNECTIONS, others)
     server = LookupServer(settings, table, connections, handler.dropped if handler else None)
     if certificate:
         server.open_webhook(certificate)

@@ -9,8 +9,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import relocate
-from metrics import render
+from common.metrics import render
+from relocation import __main__ as relocate
 from tests.certificates import Authority
 from tests.test_process import serving
 

@@ -17,8 +17,9 @@ from socketserver import BaseServer
 from typing import Any, NamedTuple
 from unittest import mock
 
-from server import LookupServer, ServerSettings, certificate_of, listen
-from subnets import load
+from common.listening import listen
+from lookup.table_reader import load
+from server import LookupServer, ServerSettings, certificate_of
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,7 +15,15 @@ from itertools import product
 from math import inf
 from typing import Any
 
-from admission import (
+from common.errors import InvalidRequest, NameNotFound, ServiceError
+from lookup.placement import Answer, names_in
+from lookup.resolver import Resolution, Result
+from lookup.table_reader import load
+from server import LookupServer, ServerSettings
+from tests.manifests import run
+from tests.pods import FOLDER, SETTINGS
+from tests.support import SUBNETS
+from webhook.admission import (
     MAX_AUDITED,
     NAME,
     PREFERRED,
@@ -26,14 +34,6 @@ from admission import (
     patience_in,
     review_in,
 )
-from errors import InvalidRequest, NameNotFound, ServiceError
-from placement import Answer, names_in
-from resolver import Resolution, Result
-from server import LookupServer, ServerSettings
-from subnets import load
-from tests.manifests import run
-from tests.pods import FOLDER, SETTINGS
-from tests.support import SUBNETS
 
 ZONE, ZONE_ID = "topology.kubernetes.io/zone", "topology.k8s.aws/zone-id"
 DATABASE = "192.168.1.7"  # in eu-central-1b

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from server import __version__
+from common.names import VERSION
 from tests.certificates import AVAILABLE, WHY_NOT
 from tests.manifests import NAME, ROOT, render
 from tests.prometheus import FOREIGN, metrics_in, promtool, scraped, values_in
@@ -433,9 +433,7 @@ class RulesTest(unittest.TestCase):
 
     def test_every_alert_has_its_section(self) -> None:
         page = (ROOT / "docs" / "operating.md").read_text()
-        base = (
-            rf"https://github\.com/[\w-]+/{NAME}/blob/v{re.escape(__version__)}/docs/operating\.md"
-        )
+        base = rf"https://github\.com/[\w-]+/{NAME}/blob/v{re.escape(VERSION)}/docs/operating\.md"
         for alert in alerts().values():
             name = alert["alert"]
             with self.subTest(name):

@@ -17,8 +17,9 @@ from typing import Any
 from unittest import mock
 
 import publish
-from reload import TableFile
-from subnets import ZONE_LABEL, parse
+from common.names import ZONE_LABEL
+from lookup.table_file import TableFile
+from lookup.table_reader import parse
 from tests import aws
 from tests.api_server import listening
 from tests.manifests import (
@@ -199,7 +200,7 @@ class GatherTest(unittest.TestCase):
                 self.assertEqual(client.lookup("10.9.0.7").body["zone"], "eu-central-1a")
                 self.assertEqual(client.lookup("10.9.1.7").body["reason"], "ZoneNotFound")
                 table.read()
-                with mock.patch("reload.INTERVAL", 0.01):
+                with mock.patch("lookup.table_file.INTERVAL", 0.01):
                     table.watch(client.loop, client.server.reload)
                     network.add("b", "10.9.1.0/24")
                     run_job()

@@ -14,7 +14,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from subnets import Subnet, parse
+from lookup.table import Subnet
+from lookup.table_reader import parse
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -53,8 +54,8 @@ def table(text: str) -> set[Subnet]:
 class CommandTest(unittest.TestCase):
     def setUp(self) -> None:
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
-        for module in ("subnets.py", "documents.py", "errors.py"):
-            shutil.copy(TESTS.parent / module, self.folder)
+        for part in ("subnets.py", "common", "lookup"):
+            (self.folder / part).symlink_to(ROOT / part)
         for tool in ("aws", "az", "gcloud"):
             self.replace(tool, STAND_IN.format(folder=TESTS / "cloud_cli"))
         self.replace("getent", GETENT)

@@ -19,9 +19,10 @@ from functools import partialmethod
 from http.server import BaseHTTPRequestHandler
 from unittest import mock
 
-import connection as http
-from errors import InvalidRequest
-from server import LookupHandler, listen
+from common import connection as http
+from common.errors import InvalidRequest
+from common.listening import listen
+from server import LookupHandler
 from tests.support import (
     DEADLINE,
     Client,
@@ -184,7 +185,7 @@ BODIES = [
 # What is asked for, and what fails: before there is an answer, after DNS, after the answer.
 DEFECTS = [
     ("/metrics", "server.render"),
-    ("/lookup?fqdn=db.test", "lookups.Lookups.answer"),
+    ("/lookup?fqdn=db.test", "lookup.lookups.Lookups.answer"),
     ("/lookup?fqdn=192.168.1.7", "metrics.Histogram.observe"),
 ]
 

@@ -17,7 +17,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from resolver import configure_c_library
+from lookup.resolver import configure_c_library
 from tests import dns_server
 from tests.support import Client, running, wait_until
 

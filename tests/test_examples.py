@@ -12,7 +12,9 @@ import json
 import unittest
 from typing import Any
 
-from subnets import ZONE_LABEL, InvalidSubnets, parse, read_files
+from common.names import ZONE_LABEL
+from lookup.table import InvalidSubnets
+from lookup.table_reader import parse, read_files
 from tests.support import ROOT, Run, run_subnets, running
 
 EXAMPLES = sorted((ROOT / "tests" / "examples").iterdir())

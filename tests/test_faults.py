@@ -13,8 +13,8 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from http.client import HTTPConnection
 
-import connection
-import resolver
+from common import connection
+from lookup import resolver
 from tests.support import (
     DEADLINE,
     Client,

@@ -12,8 +12,8 @@ import unittest
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 
-from connection import MAX_HEAD
-from metrics import CONTENT_TYPE
+from common.connection import MAX_HEAD
+from common.metrics import CONTENT_TYPE
 from tests.support import Client, fake_dns, running, wait_until
 
 SEED = 20240229

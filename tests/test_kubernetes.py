@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import kubernetes
-from kubernetes import Client, KubernetesError, Refused, Unreachable, exchange, parse_url
+from common import kubernetes
+from common.kubernetes import Client, KubernetesError, Refused, Unreachable, exchange, parse_url
 from tests.api_server import (
     ApiServer,
     Fault,

@@ -11,7 +11,7 @@ import unittest
 from contextlib import ExitStack, redirect_stderr, suppress
 from unittest import mock
 
-import log
+from common import log
 from tests.support import DEADLINE, wait_until
 
 # More than a pipe holds, in lines of some 100 bytes.

@@ -6,8 +6,8 @@ import re
 import shutil
 import unittest
 
-from server import __version__
-from subnets import parse
+from common.names import VERSION
+from lookup.table_reader import parse
 from tests.manifests import (
     EXAMPLE,
     NAME,
@@ -134,13 +134,13 @@ class VersionTest(unittest.TestCase):
             for path in ROOT.glob(glob)
             for reference, tag in pattern.findall(path.read_text())
         }
-        self.assertEqual({version for _, version in found}, {__version__}, found)
+        self.assertEqual({version for _, version in found}, {VERSION}, found)
         expected = {"README.md", "deploy/components/image/deployment.yaml"}
         self.assertLessEqual(expected, {file for file, _ in found})
 
     def test_the_changelog_begins_with_it(self) -> None:
         changelog = (ROOT / "CHANGELOG.md").read_text()
-        self.assertEqual(re.findall(r"^## \[(\d.*?)\]", changelog, re.MULTILINE)[0], __version__)
+        self.assertEqual(re.findall(r"^## \[(\d.*?)\]", changelog, re.MULTILINE)[0], VERSION)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from typing import NamedTuple
 from unittest import mock
 from urllib.parse import quote
 
-from lookups import OUTCOMES
-from metrics import DURATION_BUCKETS, Counter, Gauge, Histogram, render
-from server import __version__
+from common.metrics import DURATION_BUCKETS, Counter, Gauge, Histogram, render
+from common.names import VERSION
+from lookup.lookups import OUTCOMES
 from tests.support import SUBNETS, Client, FakeDNS, fake_dns, running, wait_until
 
 PREFIX = "automatic_zone_placement_"
@@ -261,7 +261,7 @@ class MovementTest(unittest.TestCase):
             self.assertEqual(client.metric("dns_cache_hits_total"), 0)
 
     def test_too_many_queries(self) -> None:
-        with serving() as (client, _), mock.patch("resolver.MAX_QUERIES", 0):
+        with serving() as (client, _), mock.patch("lookup.resolver.MAX_QUERIES", 0):
             client.lookup("db.test")
             self.assertEqual(client.metric('dns_resolutions_total{outcome="Overloaded"}'), 1)
             self.assertEqual(client.metric('requests_total{endpoint="/lookup",status="503"}'), 1)
@@ -332,7 +332,7 @@ class MovementTest(unittest.TestCase):
             (info,) = scrape(client)[f"{PREFIX}build_info"].samples
             self.assertEqual(client.metric("subnets"), 6)
         self.assertEqual(info.value, 1)
-        self.assertIn(f'version="{__version__}"', info.labels)
+        self.assertIn(f'version="{VERSION}"', info.labels)
 
 
 class BoundsTest(unittest.TestCase):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from subnets import parse
+from lookup.table_reader import parse
 from tests.manifests import (
     EXAMPLE,
     NAME,

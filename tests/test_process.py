@@ -23,14 +23,9 @@ from typing import IO, Any, ClassVar
 from unittest import mock
 from urllib.parse import quote
 
-from server import (
-    MAX_CONNECTIONS,
-    ServerSettings,
-    __version__,
-    listen,
-    main,
-    raise_connection_limit,
-)
+from common.listening import listen, raise_connection_limit
+from common.names import VERSION
+from server import MAX_CONNECTIONS, OTHER_DESCRIPTORS, ServerSettings, main
 from tests.support import DEADLINE, ROOT, Remote, read_all, responses, wait_until
 
 SERVER = str(ROOT / "server.py")
@@ -122,12 +117,12 @@ BAD_FILES: list[tuple[bytes, list[str]]] = [
 
 # For when the log does not tell the port.
 TELL_PORT = """
-import server
-def listen(host, port, listen=server.listen):
+from common import listening
+def listen(host, port, listen=listening.listen):
     listener = listen(host, port)
     print(listener.getsockname()[1], flush=True)
     return listener
-server.listen = listen
+listening.listen = listen
 """
 
 # Names are answered when there is a line on standard input.
@@ -146,16 +141,17 @@ socket.getaddrinfo = lambda *_: time.sleep(3600)
 """
 
 # A log that is soon full.
-FEW_LINES = "import log; log.MAX_LINES = 10"
+FEW_LINES = "import common.log; common.log.MAX_LINES = 10"
 
 # A signal, while the table is read.
 SIGNAL_ITSELF = """
-import os, reload
-read = reload.read_files
+import os
+from lookup import table_file
+read = table_file.read_files
 def read_files(paths, label):
     os.kill(os.getpid(), %d)
     return read(paths, label)
-reload.read_files = read_files
+table_file.read_files = read_files
 """
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} (?:INFO|WARNING|ERROR) .+")
@@ -531,7 +527,7 @@ class CommandLineTest(unittest.TestCase):
             return server.wait(), output, server.log()
 
     def test_the_version(self) -> None:
-        self.assertEqual(self.run_it("--version"), (0, f"{__version__}\n", []))
+        self.assertEqual(self.run_it("--version"), (0, f"{VERSION}\n", []))
 
     def test_help_has_every_setting_with_its_default_and_its_present_value(self) -> None:
         status, output, errors = self.run_it("--help", DNS_CACHE_TTL="7")
@@ -693,7 +689,9 @@ class ListenTest(unittest.TestCase):
                 mock.patch("resource.getrlimit", lambda _, limits=limits: tuple(limits)),
                 mock.patch("resource.setrlimit", set_limits),
             ):
-                self.assertEqual(raise_connection_limit(), expected)
+                self.assertEqual(
+                    raise_connection_limit(MAX_CONNECTIONS, OTHER_DESCRIPTORS), expected
+                )
                 self.assertEqual(limits, [raised, hard])
 
     def test_a_limit_that_cannot_be_raised_is_kept(self) -> None:
@@ -703,7 +701,7 @@ class ListenTest(unittest.TestCase):
                 mock.patch("resource.getrlimit", return_value=(1024, 100_000)),
                 mock.patch("resource.setrlimit", side_effect=error),
             ):
-                self.assertEqual(raise_connection_limit(), 512)
+                self.assertEqual(raise_connection_limit(MAX_CONNECTIONS, OTHER_DESCRIPTORS), 512)
 
     def test_however_few_they_are_whoever_connects_has_his_turn_at_once(self) -> None:
         """Else there would be none for a connection, and asyncio tried only a second later."""

@@ -17,7 +17,8 @@ from pathlib import Path
 from unittest import mock
 
 import publish
-from subnets import Subnet, parse
+from lookup.table import Subnet
+from lookup.table_reader import parse
 from tests.api_server import (
     ApiServer,
     Fault,

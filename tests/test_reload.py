@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from reload import TableFile
-from subnets import ZONE_LABEL, InvalidSubnets, SubnetTable
+from common.names import ZONE_LABEL
+from lookup.table import InvalidSubnets, SubnetTable
+from lookup.table_file import TableFile
 from tests.support import DEADLINE, ROOT, Client, fake_dns, running, wait_until
 from tests.test_process import serving
 
@@ -131,8 +132,8 @@ class WatchTest(Case):
     """What of a change is noticed, and when the file is read."""
 
     def watch(self, interval: float = 0.01, retry: float = 3600) -> TableFile:
-        self.enterContext(mock.patch("reload.INTERVAL", interval))
-        self.enterContext(mock.patch("reload.RETRY_INTERVAL", retry))
+        self.enterContext(mock.patch("lookup.table_file.INTERVAL", interval))
+        self.enterContext(mock.patch("lookup.table_file.RETRY_INTERVAL", retry))
         file = TableFile(str(self.path), ZONE_LABEL)
         self.assertEqual([subnet.zone for subnet in file.read()], ["zone-a"])
         self.recorder = Recorder()
@@ -211,7 +212,10 @@ class WatchTest(Case):
     def test_a_reader_that_dies_is_a_problem_like_others(self) -> None:
         script = self.path.with_name("die.py")
         script.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-        with mock.patch("reload.__file__", str(script)):
+        with (
+            mock.patch("lookup.table_file.PROGRAM", script.parent),
+            mock.patch("lookup.table_file.MODULE", "die"),
+        ):
             file = self.watch()
             file.read_again()
             self.wait_for(1)
@@ -402,7 +406,8 @@ class ProcessTest(Case):
 
     def test_a_change_is_noticed_without_a_signal(self) -> None:
         with serving(
-            "import reload; reload.INTERVAL = 0.01", SUBNETS_FILE=str(self.path)
+            "import lookup.table_file; lookup.table_file.INTERVAL = 0.01",
+            SUBNETS_FILE=str(self.path),
         ) as server:
             swap_a_link(self.path)
             wait_until(lambda: zone_of(server) == "zone-b")

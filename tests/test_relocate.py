@@ -17,10 +17,12 @@ from dataclasses import fields
 from typing import Any
 from unittest import mock
 
-import relocate
-from kubernetes import Client, parse_url
-from metrics import render
-from relocate import (
+from common.kubernetes import Client, parse_url
+from common.listening import listen
+from common.metrics import render
+from common.settings import InvalidSetting
+from relocation import __main__ as relocate
+from relocation.__main__ import (
     OUTCOMES,
     LookupFailure,
     MetricsServer,
@@ -30,8 +32,6 @@ from relocate import (
     parse_arguments,
     report,
 )
-from server import listen
-from settings import InvalidSetting
 from tests.api_server import (
     ApiServer,
     Fault,
@@ -44,7 +44,7 @@ from tests.api_server import (
 from tests.support import DEADLINE, ROOT, Remote, wait_until
 from tests.test_relocation import NAME, ZONE, A, merged, node, owner, pod, volume
 
-PROGRAM = str(ROOT / "relocate.py")
+PROGRAM = ["-m", "relocation"]
 COMPONENT = ROOT / "deploy" / "components" / "relocation"
 
 NODES = "/api/v1/nodes"
@@ -630,14 +630,14 @@ class MetricsPortTest(unittest.TestCase):
 
 
 class ProcessTest(unittest.TestCase):
-    """`python relocate.py` as a process."""
+    """`python3 -m relocation` as a process."""
 
     def setUp(self) -> None:
         self.cluster = Cluster(self.enterContext(api_server()))
 
     def complete(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, PROGRAM, *arguments],
+            [sys.executable, *PROGRAM, *arguments],
             env={"PATH": os.environ["PATH"], "PORT": "0"} | environment,
             capture_output=True,
             text=True,
@@ -648,7 +648,7 @@ class ProcessTest(unittest.TestCase):
     def running(self, **environment: str) -> Iterator[subprocess.Popen[str]]:
         more = self.cluster.environment(PORT="0", HOST="127.0.0.1", RELOCATE_INTERVAL="0.1")
         with subprocess.Popen(
-            [sys.executable, PROGRAM],
+            [sys.executable, *PROGRAM],
             env={"PATH": os.environ["PATH"]} | more | environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -759,7 +759,7 @@ class ProcessTest(unittest.TestCase):
     def test_a_reader_of_the_report_that_has_enough(self) -> None:
         self.cluster.pods[:] = [pod(f"web-{n}") for n in range(2000)]
         run = subprocess.run(
-            ["sh", "-c", '"$0" "$1" --report | true', sys.executable, PROGRAM],
+            ["sh", "-c", '"$0" -m relocation --report | true', sys.executable],
             env={"PATH": os.environ["PATH"]} | self.cluster.environment(),
             capture_output=True,
             text=True,

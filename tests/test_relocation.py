@@ -9,7 +9,7 @@ from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
 
-from relocation import (
+from relocation.decision import (
     MAX_BACKOFF,
     NO_ANSWER,
     Answer,

@@ -7,8 +7,8 @@ import shutil
 import unittest
 from typing import Any
 
-from kubernetes import Client, parse_url
-from relocate import RelocationSettings, report
+from common.kubernetes import Client, parse_url
+from relocation.__main__ import RelocationSettings, report
 from tests.api_server import ApiServer, Request, api_server
 from tests.manifests import EXAMPLE, NAME, Objects, choose, container, overlay, pod_spec
 from tests.test_relocate import Cluster, deployment

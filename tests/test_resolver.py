@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address
 from unittest import mock
 
-import resolver
-from errors import NameNotFound, ResolverFailure, ServiceError
-from resolver import FAILURE_RECHECK, Resolution, Resolver, configure_c_library
+from common.errors import NameNotFound, ResolverFailure, ServiceError
+from lookup import resolver
+from lookup.resolver import FAILURE_RECHECK, Resolution, Resolver, configure_c_library
 from tests.support import Client, FakeDNS, Response, fake_dns, running, wait_until
 
 AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
@@ -221,7 +221,7 @@ class QueryTest(unittest.IsolatedAsyncioTestCase):
                 test.started.append(self.name)
 
         for target, replacement in (
-            ("resolver.monotonic", lambda: self.now),
+            ("lookup.resolver.monotonic", lambda: self.now),
             ("threading.Thread", Thread),
         ):
             patch = mock.patch(target, replacement)

@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import connection as http
-import tls
-from admission import MAX_REVIEW, NAME
-from metrics import render
+from common import connection as http
+from common.metrics import render
+from common.tls import Channel
+from lookup.table_reader import load
 from server import LookupServer, ServerSettings
-from subnets import load
 from tests.certificates import AVAILABLE, WHY_NOT, Authority, Pair, Secret
 from tests.support import (
     DEADLINE,
@@ -43,7 +42,9 @@ from tests.support import (
 )
 from tests.test_admission import UID, annotated, patched, pod, response_in, review_of
 from tests.test_process import refusals, serving
-from tls import Certificate, Channel, InvalidCertificate, expiry
+from webhook import certificate as tls
+from webhook.admission import MAX_REVIEW, NAME
+from webhook.certificate import Certificate, InvalidCertificate, expiry
 
 JSON = "Content-Type: application/json"
 
@@ -211,7 +212,7 @@ class ReviewTest(WebhookTest):
     def test_a_defect_costs_no_pod(self) -> None:
         defect = ZeroDivisionError("a secret")
         with fake_dns(db=["192.168.1.1"]), self.serving() as webhook:
-            for place in ("webhook.decide", "lookups.Lookups.answer"):
+            for place in ("webhook.handler.decide", "lookup.lookups.Lookups.answer"):
                 for names in ("192.168.1.7", "db.test", "new.test"):
                     with (
                         self.subTest(place, names=names),
@@ -566,7 +567,7 @@ class ConnectionTest(WebhookTest):
 
     def test_the_number_of_connections_is_bounded(self) -> None:
         with (
-            mock.patch("webhook.MAX_CONNECTIONS", 5),
+            mock.patch("webhook.handler.MAX_CONNECTIONS", 5),
             self.serving() as webhook,
             ExitStack() as stack,
         ):

@@ -17,7 +17,7 @@ from tests.manifests import (
     pod_spec,
     settings,
 )
-from webhook import ENDPOINTS
+from webhook.handler import ENDPOINTS
 
 TEXT = (EXAMPLE / "kustomization.yaml").read_text()
 COMPONENT = "deploy/components/webhook"

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from io import BufferedIOBase, BufferedReader
 
-from errors import shown
+from common.errors import shown
 
 __all__ = ["Reader", "Unreadable", "chunks", "pieces"]
 

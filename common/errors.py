@@ -6,10 +6,6 @@ import reprlib
 import sys
 from http import HTTPStatus
 
-# Here because every program imports this module before any that an older Python cannot compile.
-if sys.version_info < (3, 11):  # noqa: UP036
-    sys.exit(f"Python 3.11 or newer is needed, and this is {sys.version.split()[0]}")
-
 __all__ = [
     "CertificateExpired",
     "ContentTooLarge",

@@ -17,7 +17,20 @@ from collections.abc import Coroutine, Mapping
 from time import perf_counter
 from typing import Any
 
-from admission import (
+from common.connection import ConnectionHandler, ConnectionServer
+from common.errors import (
+    MethodNotAllowed,
+    NotFound,
+    ServiceError,
+    ShuttingDown,
+    UnsupportedMediaType,
+    shown,
+)
+from common.metrics import Counter, Family, Gauge, Histogram
+from lookup.lookups import Lookups
+from lookup.placement import Answer, names_in
+from lookup.resolver import Result
+from webhook.admission import (
     MAX_REVIEW,
     Decision,
     Review,
@@ -26,20 +39,7 @@ from admission import (
     patience_in,
     review_in,
 )
-from connection import ConnectionHandler, ConnectionServer
-from errors import (
-    MethodNotAllowed,
-    NotFound,
-    ServiceError,
-    ShuttingDown,
-    UnsupportedMediaType,
-    shown,
-)
-from lookups import Lookups
-from metrics import Counter, Family, Gauge, Histogram
-from placement import Answer, names_in
-from resolver import Result
-from tls import Certificate
+from webhook.certificate import Certificate
 
 __all__ = ["WebhookHandler", "WebhookServer"]
 

@@ -10,9 +10,10 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from errors import InvalidRequest, ServiceError, ZoneNotFound, error_body, shown
-from resolver import Result
-from subnets import ZONE_LABEL, Subnet, SubnetTable
+from common.errors import InvalidRequest, ServiceError, ZoneNotFound, error_body, shown
+from common.names import ZONE_LABEL
+from lookup.resolver import Result
+from lookup.table import Subnet, SubnetTable
 
 __all__ = ["Answer", "Place", "Placement", "names_in", "to_json"]
 

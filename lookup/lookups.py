@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from time import time
 
-from errors import ServiceError
-from metrics import Counter, Family, Gauge, Histogram
-from placement import Answer, Placement
-from resolver import Resolver, Result
+from common.errors import ServiceError
+from common.metrics import Counter, Family, Gauge, Histogram
+from lookup.placement import Answer, Placement
+from lookup.resolver import Resolver, Result
 
 __all__ = ["OUTCOMES", "Lookups", "Outcome"]
 

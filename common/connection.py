@@ -26,7 +26,7 @@ from itertools import islice
 from time import monotonic, time
 from typing import Any, NamedTuple
 
-from errors import (
+from common.errors import (
     ContentTooLarge,
     InternalError,
     InvalidRequest,
@@ -36,7 +36,7 @@ from errors import (
     error_body,
     shown,
 )
-from tls import Channel
+from common.tls import Channel
 
 __all__ = ["Body", "ConnectionHandler", "ConnectionServer", "Head", "parse_head", "take_head"]
 

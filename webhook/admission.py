@@ -17,9 +17,9 @@ from math import inf
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from errors import InvalidRequest, ServiceError, shown
-from placement import Answer, to_json
-from subnets import ZONE_ID_LABEL, ZONE_LABEL
+from common.errors import InvalidRequest, ServiceError, shown
+from common.names import ZONE_ID_LABEL, ZONE_LABEL
+from lookup.placement import Answer, to_json
 
 __all__ = [
     "MAX_REVIEW",

@@ -12,7 +12,7 @@ from functools import lru_cache
 from time import localtime, strftime, time
 from typing import Any
 
-from metrics import Counter
+from common.metrics import Counter
 
 __all__ = ["LineHandler", "start", "warn"]
 

@@ -1,6 +1,6 @@
 """The file that `SUBNETS_FILE` names: read at start, and again whenever it has changed.
 
-    python3 reload.py FILE NODE_LABEL
+    python3 -m lookup.table_file FILE NODE_LABEL
 
 is how it is read again: by a process of its own. In a thread it would hold up the
 event loop a hundred times over, as the two would have to share one interpreter.
@@ -14,16 +14,22 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from subnets import InvalidSubnets, SubnetTable, read_files
+from lookup.table import InvalidSubnets, SubnetTable
+from lookup.table_reader import read_files
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 __all__ = ["TableFile"]
+
+# How it is run again: this module, and where all of them are.
+MODULE = "lookup.table_file"
+PROGRAM = Path(__file__).resolve().parent.parent
 
 # Seconds between two looks. A file is read when two of them have found the same: who writes
 # into it where it is, instead of putting another in its place, has had time to finish.
@@ -118,7 +124,8 @@ class TableFile:
         table, problems = None, list[str]()
         try:
             with subprocess.Popen(
-                [sys.executable, __file__, self.path, self.node_label],
+                [sys.executable, "-P", "-m", MODULE, self.path, self.node_label],
+                env={**os.environ, "PYTHONPATH": str(PROGRAM)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is not meant for it
@@ -128,7 +135,7 @@ class TableFile:
                     # A part at a time, as the pipe has it: in between, others run.
                     table, problems = pickle.load(reader.stdout)
             if reader.returncode:
-                raise subprocess.CalledProcessError(reader.returncode, "reload.py")
+                raise subprocess.CalledProcessError(reader.returncode, MODULE)
         except Exception as error:  # whatever it is, it must not end the looks that follow
             return InvalidSubnets([f"{self.path}: cannot be read: {error}"])
         return InvalidSubnets(problems) if table is None else table

@@ -8,7 +8,7 @@ from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from errors import shown
+from common.errors import shown
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
-from subnets import ZONE_ID_LABEL, ZONE_LABEL
+from common.names import ZONE_ID_LABEL, ZONE_LABEL
 
 __all__ = [
     "ANNOTATION",

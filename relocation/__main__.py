@@ -1,10 +1,10 @@
 """Lets running Pods follow their database, and reports who is in another zone than it.
 
-    python3 relocate.py --report
-    python3 relocate.py
+    python3 -m relocation --report
+    python3 -m relocation
 
 A round's way: `look` gathers what there is, from the API server (`kubernetes.py`) and
-from the lookup service; `relocation.py` decides; `Relocator` evicts. The Pods are then
+from the lookup service; `decision.py` decides; `Relocator` evicts. The Pods are then
 created anew by their owners and placed as new Pods are.
 """
 
@@ -32,11 +32,23 @@ from time import gmtime, strftime, time
 from typing import Any, get_args
 from urllib.parse import SplitResult, quote
 
-import log
-from errors import complain, shown
-from kubernetes import Client, KubernetesError, Refused, exchange, optional_url, parse_url
-from metrics import CONTENT_TYPE, Counter, Family, Gauge, Levels, process, render
-from relocation import (
+from common import log
+from common.errors import complain, shown
+from common.kubernetes import Client, KubernetesError, Refused, exchange, optional_url, parse_url
+from common.listening import open_port
+from common.metrics import CONTENT_TYPE, Counter, Family, Gauge, Levels, process, render
+from common.names import VERSION, ZONE_ID_LABEL, ZONE_LABEL
+from common.settings import (
+    LOG_LEVELS,
+    InvalidSetting,
+    Settings,
+    one_of,
+    seconds,
+    setting,
+    text,
+    whole_number,
+)
+from relocation.decision import (
     ZONE,
     Answer,
     Claim,
@@ -54,18 +66,6 @@ from relocation import (
     is_whole,
     landings,
 )
-from server import __version__, open_port
-from settings import (
-    LOG_LEVELS,
-    InvalidSetting,
-    Settings,
-    one_of,
-    seconds,
-    setting,
-    text,
-    whole_number,
-)
-from subnets import ZONE_ID_LABEL, ZONE_LABEL
 
 AGENT = "automatic-zone-placement/relocation"
 
@@ -601,7 +601,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "Evicts Pods whose database has moved to another zone, or reports them.", os.environ
     )
     parser.allow_abbrev = False
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=VERSION)
     parser.add_argument("--report", action="store_true", help="report once, and change nothing")
     parser.add_argument("--name", default="", help="report on Pods as if they had this annotation")
     parser.add_argument("-l", "--selector", default="", help="report on Pods with these labels")

@@ -19,7 +19,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address
 from time import monotonic
 
-from errors import (
+from common.errors import (
     InvalidName,
     NameNotAllowed,
     NameNotFound,
@@ -29,7 +29,7 @@ from errors import (
     ServiceError,
     shown,
 )
-from metrics import Counter, Family, Gauge
+from common.metrics import Counter, Family, Gauge
 
 __all__ = ["Addresses", "Resolution", "Resolver", "configure_c_library", "parse_name"]
 

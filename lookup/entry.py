@@ -1,0 +1,139 @@
+"""One entry of a table: its address block and its place, and what is wrong with it. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from ipaddress import IPv4Network
+
+from common.errors import shown
+from common.names import ZONE_ID_LABEL, ZONE_LABEL
+from lookup.table import Block, Place, netmask
+
+# The keys that are read, by what is left of them if case does not count.
+KEYS = {
+    "cidrblock": "CIDRBlock",
+    "availabilityzone": "AvailabilityZone",
+    "availabilityzoneid": "AvailabilityZoneId",
+    "nodelabels": "NodeLabels",
+}
+
+# Kubernetes API conventions, "Labels and Selectors": a value is at most 63
+# characters; a key is such a name, optionally behind a DNS subdomain and a slash.
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+_DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_LABEL_VALUE = re.compile(_NAME)
+_LABEL_KEY = re.compile(rf"(?:(?=.{{1,253}}/){_DNS_LABEL}(?:\.{_DNS_LABEL})*/)?{_NAME}")
+
+# RFC 4632 notation only: IPv4Network would also take a bare address or a netmask.
+_OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_CIDR = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}/(3[0-2]|[12]?[0-9])")
+
+
+def text_of(raw: dict[str, object], key: str) -> str | None:
+    value = raw.get(key)
+    return value if isinstance(value, str) else None
+
+
+def cidr_in(raw: dict[str, object]) -> object:
+    return raw.get("CIDRBlock", raw.get("CidrBlock"))
+
+
+def is_ipv6_only(raw: dict[str, object]) -> bool:
+    """Such a subnet has no CidrBlock in AWS's output, and a null where a --query picks that."""
+    if cidr_in(raw) is not None or raw.get("CidrBlock") is not None:
+        return False
+    return "CIDRBlock" in raw or "CidrBlock" in raw or raw.get("Ipv6Native") is True
+
+
+def block_of(raw: dict[str, object]) -> Block | None:
+    """The entry's address block; None if something is wrong with it."""
+    cidr = cidr_in(raw)
+    found = _CIDR.fullmatch(cidr) if isinstance(cidr, str) else None
+    if found is None or raw.get("CidrBlock", cidr) != cidr:
+        return None
+    a, b, c, d, length = map(int, found.groups())
+    address = a << 24 | b << 16 | c << 8 | d
+    return None if address & ~netmask(length) else (address, length)
+
+
+def place_of(raw: dict[str, object]) -> Place:
+    """The place of an entry that has no problems."""
+    labels = raw.get("NodeLabels")
+    return Place(
+        zone=str(raw["AvailabilityZone"]),
+        zone_id=text_of(raw, "AvailabilityZoneId"),
+        labels=tuple(labels.items()) if isinstance(labels, dict) else (),
+    )
+
+
+# What is wrong with an entry.
+
+
+def problems_of(raw: dict[str, object]) -> Iterator[str]:
+    """What is wrong with one entry, a sentence each."""
+    for key in filter(meant, raw):
+        yield f"there is no key {shown(key)}; {meant(key)} is close to it"
+    one, other = raw.get("CIDRBlock"), raw.get("CidrBlock")
+    if one != other and "CIDRBlock" in raw and "CidrBlock" in raw:
+        yield f"CIDRBlock {shown(one)} is not the same as CidrBlock {shown(other)}"
+    elif block_of(raw) is None:
+        yield _cidr_problem(cidr_in(raw))
+    yield from place_problems(raw)
+
+
+@lru_cache(maxsize=1024)
+def meant(key: object) -> str | None:
+    """The key that this one was probably meant to be: another case, or one or two slips."""
+    if not isinstance(key, str) or key == "CidrBlock" or key in KEYS.values():
+        return None
+    from difflib import get_close_matches  # only now, because most have no use for it
+
+    as_long = [known for known in KEYS if abs(len(known) - len(key)) <= 2]
+    return next((KEYS[known] for known in get_close_matches(key.lower(), as_long, 1, 0.85)), None)
+
+
+def _cidr_problem(cidr: object) -> str:
+    """What is wrong with it; something is."""
+    if cidr is None:
+        return "CIDRBlock is missing"
+    if not isinstance(cidr, str):
+        return f"CIDRBlock {shown(cidr)} is not a string"
+    if ":" in cidr:
+        return f"CIDRBlock {shown(cidr)} is IPv6; only IPv4 subnets are matched"
+    if not _CIDR.fullmatch(cidr):
+        return f"CIDRBlock {shown(cidr)} is not a CIDR such as 10.0.0.0/24"
+    network = IPv4Network(cidr, strict=False)
+    return f"CIDRBlock {shown(cidr)} has host bits set; the subnet is {network}"
+
+
+def place_problems(raw: dict[str, object]) -> Iterator[str]:
+    yield from _value_problems("AvailabilityZone", raw.get("AvailabilityZone"))
+    if raw.get("AvailabilityZoneId") is not None:
+        yield from _value_problems("AvailabilityZoneId", raw["AvailabilityZoneId"])
+    yield from _label_problems(raw.get("NodeLabels"))
+
+
+def _value_problems(what: str, value: object) -> Iterator[str]:
+    if value is None or value == "":
+        yield f"{what} is missing or empty"
+    elif not isinstance(value, str) or not _LABEL_VALUE.fullmatch(value):
+        yield (
+            f"{what} {shown(value)} is not a valid Kubernetes label value (at most 63 letters, "
+            "digits, '-', '_' and '.', beginning and ending with a letter or digit)"
+        )
+
+
+def _label_problems(labels: object) -> Iterator[str]:
+    if labels is None:
+        return
+    if not isinstance(labels, dict):
+        yield f"NodeLabels {shown(labels)} is not an object"
+        return
+    for key, value in labels.items():
+        if key in (ZONE_LABEL, ZONE_ID_LABEL):
+            yield f"NodeLabels key {key!r} is set from the zone already"
+        elif not isinstance(key, str) or not _LABEL_KEY.fullmatch(key):
+            yield f"NodeLabels key {shown(key)} is not a valid Kubernetes label key"
+        yield from _value_problems(f"NodeLabels value of {shown(key)},", value)

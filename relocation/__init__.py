@@ -1,0 +1,1 @@
+"""Running Pods follow their database: `python3 -m relocation`."""

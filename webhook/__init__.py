@@ -1,0 +1,1 @@
+"""A Pod in, a patch out: the mutating admission webhook."""
