@@ -42,6 +42,15 @@ def run(*command: str, text: str = "") -> str:
     return done.stdout
 
 
+def from_yaml(text: str) -> Any:
+    """What a YAML document says."""
+    head = "apiVersion: v1\nkind: Document\nmetadata:\n  name: it\nspec:\n"
+    wrapped = head + "".join(f"  {line}" for line in text.splitlines(keepends=True))
+    # `annotate --local` asks no cluster and writes JSON.
+    command = ("kubectl", "annotate", "--local", "-f-", "-ojson", "a=b")
+    return json.loads(run(*command, text=wrapped))["spec"]
+
+
 def render(folder: Path) -> Objects:
     """The objects of a kustomization, by kind; of ConfigMaps, by kind and first key if there is one.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from common.names import VERSION
 from tests.certificates import AVAILABLE, WHY_NOT
-from tests.manifests import NAME, ROOT, render
+from tests.manifests import NAME, ROOT, from_yaml
 from tests.prometheus import FOREIGN, metrics_in, promtool, scraped, values_in
 
 PREFIX = "AutomaticZonePlacement"
@@ -398,8 +398,8 @@ def labels(alert: str) -> str:
 
 @cache
 def groups() -> Any:
-    """The groups of the PrometheusRule."""
-    return render(ROOT / "deploy" / "components" / "alerts")["PrometheusRule"]["spec"]["groups"]
+    """The groups of rules."""
+    return from_yaml((ROOT / "deploy" / "files" / "alerts.yaml").read_text())["groups"]
 
 
 def alerts() -> dict[str, Any]:

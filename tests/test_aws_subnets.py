@@ -37,7 +37,7 @@ from tests.test_publish import ConfigMapServer, config_map
 
 COMPONENT = ROOT / "deploy" / "components" / "aws-subnets"
 PAGE = (ROOT / "docs" / "fresh-table.md").read_text()
-SCRIPT = COMPONENT / "gather-subnets.sh"
+SCRIPT = ROOT / "deploy" / "files" / "gather-subnets.sh"
 
 FIRST, SECOND, THIRD = "111111111111", "222222222222", "333333333333"
 REGIONS = "eu-central-1 us-east-1"

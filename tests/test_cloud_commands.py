@@ -92,7 +92,7 @@ class CommandTest(unittest.TestCase):
         self.assertEqual(self.gathered("az"), self.example("azure"))
 
     def test_aws(self) -> None:
-        script = "deploy/components/aws-subnets/gather-subnets.sh"
+        script = "deploy/files/gather-subnets.sh"
         (self.folder / script).parent.mkdir(parents=True)
         shutil.copy(ROOT / script, self.folder / script)
         blocks = commands("aws ec2 describe-subnets") + commands(f"sh {script}")

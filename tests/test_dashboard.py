@@ -11,11 +11,10 @@ from itertools import combinations
 from typing import Any
 
 from tests.certificates import AVAILABLE, WHY_NOT
-from tests.manifests import NAME, ROOT, render
+from tests.manifests import NAME, ROOT
 from tests.prometheus import FOREIGN, metrics_in, promtool, scraped, values_in
 
-COMPONENT = ROOT / "deploy" / "components" / "dashboard"
-DASHBOARD: dict[str, Any] = json.loads((COMPONENT / f"{NAME}.json").read_text())
+DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy" / "files" / "dashboard.json").read_text())
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 
 # What Grafana puts in the place of its variables.
@@ -102,15 +101,6 @@ class DashboardTest(unittest.TestCase):
         for one, other in combinations(PANELS, 2):
             self.assertFalse(cells(one) & cells(other), (one["title"], other["title"]))
         self.assertLess(max(x for panel in PANELS for x, _ in cells(panel)), WIDTH)
-
-
-@unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
-class ComponentTest(unittest.TestCase):
-    def test_the_sidecar_finds_it(self) -> None:
-        (found,) = render(COMPONENT).values()
-        self.assertEqual(found["metadata"]["name"], f"{NAME}-dashboard")
-        self.assertEqual(found["metadata"]["labels"]["grafana_dashboard"], "1")
-        self.assertEqual(json.loads(found["data"][f"{NAME}.json"]), DASHBOARD)
 
 
 if __name__ == "__main__":

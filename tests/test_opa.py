@@ -22,7 +22,8 @@ from tests.manifests import NAME, run
 from tests.pods import FOLDER, PATIENCE, ROOT, SETTINGS, Service, names_asked_for, refusal
 
 OPA = ROOT / "deploy" / "opa"
-POLICIES = [OPA / "authorization.rego", OPA / "automatic-zone-placement.rego"]
+FILES = ROOT / "deploy" / "files" / "opa"
+POLICIES = [FILES / "authorization.rego", FILES / f"{NAME}.rego"]
 REVIEW = "/v0/data/kubernetes/automatic-zone-placement/review"
 
 # What others might like to do with an OPA that they can reach.
@@ -146,7 +147,7 @@ class OpaTest(unittest.TestCase):
         cls.folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
 
     def run_opa(self, *arguments: str) -> None:
-        run("opa", *arguments, *map(str, sorted(OPA.glob("*.rego"))))
+        run("opa", *arguments, *map(str, sorted(FILES.glob("*.rego"))))
 
     def test_its_form(self) -> None:
         self.run_opa("check", "--strict")
