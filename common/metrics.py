@@ -14,7 +14,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import accumulate
 
-__all__ = ["CONTENT_TYPE", "Counter", "Family", "Gauge", "Histogram", "Levels", "process", "render"]
+__all__ = [
+    "CONTENT_TYPE",
+    "Counter",
+    "Family",
+    "Gauge",
+    "Histogram",
+    "LabelledGauge",
+    "process",
+    "render",
+]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -60,15 +69,13 @@ class Family:
         raise NotImplementedError
 
 
-class Counter(Family):
-    """Counts up, by label values; the caller sees to it that those are few."""
-
-    type = "counter"
+class _Labelled(Family):
+    """A number for each combination of label values; the caller sees to it that those are few."""
 
     def __init__(self, name: str, documentation: str, *labels: str) -> None:
         super().__init__(name, documentation)
         self.labels = labels
-        self.values: dict[tuple[str, ...], int] = {} if labels else {(): 0}
+        self.values: dict[tuple[str, ...], float] = {} if labels else {(): 0}
 
     def begin(self, *samples: tuple[str, ...]) -> None:
         """Has these samples from the start, at 0.
@@ -77,21 +84,27 @@ class Counter(Family):
         """
         self.values.update(dict.fromkeys(samples, 0))
 
-    def increment(self, *values: str, by: int = 1) -> None:
+    def samples(self) -> Iterator[str]:
+        for values, number in self.values.items():
+            yield f"{self.name}{_braces(dict(zip(self.labels, values, strict=True)))} {number}"
+
+
+class Counter(_Labelled):
+    """Counts up."""
+
+    type = "counter"
+
+    def increment(self, *values: str, by: float = 1) -> None:
         self.values[values] = self.values.get(values, 0) + by
 
-    def samples(self) -> Iterator[str]:
-        for values, count in self.values.items():
-            yield f"{self.name}{_braces(dict(zip(self.labels, values, strict=True)))} {count}"
 
-
-class Levels(Counter):
-    """A gauge by label values: each has what it was last set to."""
+class LabelledGauge(_Labelled):
+    """What was last set, for each combination of label values."""
 
     type = "gauge"
 
-    def set(self, level: int, *values: str) -> None:
-        self.values[values] = level
+    def set(self, number: float, *values: str) -> None:
+        self.values[values] = number
 
 
 class Gauge(Family):

@@ -36,7 +36,7 @@ from common import log
 from common.errors import complain, shown
 from common.kubernetes import Client, KubernetesError, Refused, exchange, optional_url, parse_url
 from common.listening import open_port
-from common.metrics import CONTENT_TYPE, Counter, Family, Gauge, Levels, process, render
+from common.metrics import CONTENT_TYPE, Counter, Family, Gauge, LabelledGauge, process, render
 from common.names import VERSION, ZONE_ID_LABEL, ZONE_LABEL
 from common.settings import (
     LOG_LEVELS,
@@ -251,7 +251,7 @@ class Metrics:
     def __init__(self, lines_dropped: Counter | None = None) -> None:
         self.lines_dropped = [lines_dropped] if lines_dropped else []
         self.rounds = Counter("relocation_rounds_total", "Rounds, by how they ended.", "outcome")
-        self.pods = Levels(
+        self.pods = LabelledGauge(
             "relocation_pods", "Placed Pods, by where they are: in zone, elsewhere.", "landed"
         )
         self.evictions = Counter(

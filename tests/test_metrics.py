@@ -18,7 +18,7 @@ from typing import NamedTuple
 from unittest import mock
 from urllib.parse import quote
 
-from common.metrics import DURATION_BUCKETS, Counter, Gauge, Histogram, render
+from common.metrics import DURATION_BUCKETS, Counter, Gauge, Histogram, LabelledGauge, render
 from common.names import VERSION
 from lookup.lookups import OUTCOMES
 from tests.support import SUBNETS, Client, FakeDNS, fake_dns, running, wait_until
@@ -176,6 +176,21 @@ class FormatTest(unittest.TestCase):
 
     def test_a_counter_without_labels_begins_at_0(self) -> None:
         self.assertIn(f"{PREFIX}x_total 0\n", render([Counter("x_total", "X.")]).decode())
+
+    def test_a_counter_counts_fractions_too(self) -> None:
+        counter = Counter("x_seconds_total", "X.")
+        counter.increment(by=0.25)
+        counter.increment(by=0.5)
+        self.assertIn(f"{PREFIX}x_seconds_total 0.75\n", render([counter]).decode())
+
+    def test_a_gauge_has_what_was_last_set(self) -> None:
+        gauge = LabelledGauge("x", "X.", "a")
+        gauge.begin(("b",), ("c",))
+        gauge.set(3, "b")
+        gauge.set(2, "b")
+        found = families(render([gauge]).decode())[f"{PREFIX}x"]
+        self.assertEqual(found.type, "gauge")
+        self.assertEqual([each.value for each in found.samples], [2, 0])
 
 
 class HistogramTest(unittest.TestCase):

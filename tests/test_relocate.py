@@ -189,7 +189,7 @@ class RoundTest(unittest.TestCase):
         self.relocator = self.cluster.relocator()
         self.metrics = self.relocator.metrics
 
-    def outcomes(self) -> dict[str, int]:
+    def outcomes(self) -> dict[str, float]:
         return {key: value for (key,), value in self.metrics.evictions.values.items() if value}
 
     def test_one_pod_at_a_time(self) -> None:
