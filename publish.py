@@ -200,7 +200,7 @@ class Publication:
             found = self.api.get(self.path)["metadata"]
             about = {key: found[key] for key in ("namespace", "name", "uid")}
             about |= {"apiVersion": "v1", "kind": "ConfigMap"}
-            self.api.tell(about, kind, reason, "Publish", note)
+            self.api.record_event(about, kind, reason, "Publish", note)
         except KubernetesError as error:
             complain(f"no Event could be written: {error}")
 

@@ -193,7 +193,7 @@ class Client:
         """Creates `body` in the collection, or the subresource, at `path`."""
         return self.call("POST", path, body)
 
-    def tell(self, about: Json, kind: str, reason: str, action: str, note: str) -> None:
+    def record_event(self, about: Json, kind: str, reason: str, action: str, note: str) -> None:
         """Writes an Event about an object, of which only the reference is needed.
 
         `kind` is Normal or Warning. https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from common.metrics import render
-from relocation import __main__ as relocate
+from relocation.metrics import RelocationMetrics
 from tests.certificates import Authority
 from tests.test_process import serving
 
@@ -64,7 +64,7 @@ def scraped() -> set[tuple[str, str, str]]:
         certificate = Authority(Path(folder)).issue("server").settings()
         with serving(TLS_PORT="0", **certificate) as server:
             text = server.request("/metrics").body
-    text += render(relocate.Metrics().families()).decode()
+    text += render(RelocationMetrics().families()).decode()
     found = set()
     for line in re.findall(r"^(?!# HELP).+", text, re.MULTILINE):
         name, _, labels = line.removeprefix("# TYPE ").partition(" ")[0].partition("{")

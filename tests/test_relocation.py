@@ -1,857 +1,798 @@
-"""The decision: tables of Pods, nodes, answers and what is remembered, and who is evicted for it."""
+"""Relocation as a program: against a stand-in for the API server and the lookup service."""
 
 from __future__ import annotations
 
-import random
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
 import unittest
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import fields
 from typing import Any
+from unittest import mock
 
-from relocation.decision import (
-    MAX_BACKOFF,
-    NO_ANSWER,
-    Answer,
-    Claim,
-    Decision,
-    Memory,
-    Node,
-    Pod,
-    Rules,
-    Seen,
-    Volume,
-    Workload,
-    World,
-    decide,
-    is_whole,
+from common.kubernetes import Client, parse_url
+from common.listening import listen
+from common.metrics import render
+from common.settings import InvalidSetting
+from relocation import metrics_port
+from relocation.__main__ import parse_arguments
+from relocation.lookup_client import LookupFailure, ask_all
+from relocation.metrics import OUTCOMES
+from relocation.metrics_port import MetricsServer
+from relocation.report import COLUMNS, report
+from relocation.rounds import Relocator
+from relocation.settings import RelocationSettings
+from tests.api_server import (
+    ApiServer,
+    Fault,
+    Reply,
+    api_server,
+    break_off,
+    break_off_halfway,
+    refusal,
 )
+from tests.support import DEADLINE, ROOT, Remote, wait_until
+from tests.test_relocation_decision import NAME, ZONE, A, merged, node, owner, pod, volume
 
-ZONE = "topology.kubernetes.io/zone"
-ZONE_ID = "topology.k8s.aws/zone-id"
-A = "automatic-zone-placement"
-NAME = "db.example.internal"
+PROGRAM = ["-m", "relocation"]
+COMPONENT = ROOT / "deploy" / "components" / "relocation"
+
+NODES = "/api/v1/nodes"
+PODS = "/api/v1/pods"
+VOLUMES = "/api/v1/persistentvolumes"
+WEB = "/apis/apps/v1/namespaces/shop/deployments/web"
+EVENTS = "/apis/events.k8s.io/v1/namespaces/shop/events"
 
 Json = dict[str, Any]
 
-RULES = Rules(node_label=ZONE, after=300, backoff=600, longest_gap=120)
-NOW = 1_800_000_000.0
-LONG_AGO = "2026-01-01T00:00:00Z"
-WEB = Workload("shop", "Deployment", "web")
+SECONDS = ["-1", "86400.1", "nan", "inf", "1s", "five"]
 
-
-def merged(base: Any, changes: Any) -> Any:
-    """`base` with `changes`, as a merge patch would do it (RFC 7396)."""
-    if not isinstance(changes, Mapping):
-        return changes
-    result = dict(base) if isinstance(base, Mapping) else {}
-    for key, value in changes.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
-
-
-def owner(kind: str, name: str, api: str = "apps/v1") -> list[Json]:
-    return [{"apiVersion": api, "kind": kind, "name": name, "uid": "u", "controller": True}]
-
-
-def pod(name: str = "web-1", node: str = "a1", zone: str = "zone-a", **changes: Any) -> Json:
-    """A Pod of the Deployment `web`: placed for the zone, on the node, Ready; it may be moved."""
-    base = {
-        "metadata": {
-            "namespace": "shop",
-            "name": name,
-            "uid": f"uid-{name}",
-            "creationTimestamp": LONG_AGO,
-            "annotations": {A: NAME, f"{A}/relocate": "true"},
-            "labels": {f"{A}/zone": zone, "pod-template-hash": "5d4f"},
-            "ownerReferences": owner("ReplicaSet", "web-5d4f"),
-        },
-        "spec": {"nodeName": node},
-        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
-    }
-    result: Json = merged(base, changes)
-    return result
-
-
-def node(name: str, **changes: Any) -> Json:
-    """A Ready node: `b1` is in zone-b."""
-    base = {
-        "metadata": {
-            "name": name,
-            "labels": {ZONE: f"zone-{name[0]}", "kubernetes.io/os": "linux"},
-        },
-        "spec": {},
-        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-    }
-    result: Json = merged(base, changes)
-    return result
-
-
-def answer(where: str = "zone-b", **changes: Any) -> Answer:
-    """The answer for a database there."""
-    base = {
-        "zone": where,
-        "nodeLabels": [{"key": ZONE, "values": [where], "weight": 100}],
-        "nodeSelector": {ZONE: where},
-    }
-    return Answer.from_json({"zone": None} | merged(base, changes))
-
-
-def seen(seconds: float = 300, what: Answer | None = None) -> Memory:
-    """An answer that has been the same for so long."""
-    return Memory({NAME: Seen(what or answer(), seconds, NOW)})
-
-
-def world(
-    *pods: Json,
-    nodes: Sequence[Json] = (node("a1"), node("b1"), node("c1")),
-    said: Answer | str | None = None,
-    volumes: Sequence[Json] = (),
-) -> World:
-    parsed = [each for each in map(Pod.from_json, pods) if each]
-    bound = [each for each in map(Volume.from_json, volumes) if each]
-    return World(
-        parsed,
-        {each.name: each for each in map(Node.from_json, nodes)},
-        {each.asks: answer() if said is None else said for each in parsed},
-        {each.claim: each for each in bound},
-    )
-
-
-def evicted(decision: Decision) -> list[str]:
-    return [each.pod.name for each in decision.evictions()]
-
-
-NOT_READY = {
-    "conditions": [{"type": "Ready", "status": "False"}, {"type": "Initialized", "status": "True"}]
+BAD_SETTINGS = {
+    "KUBERNETES_URL": ["localhost", "http://a:b", "http://" + 64 * "a"],
+    "LOOKUP_URL": ["localhost:8080", "ftp://x", "http://x?y"],
+    "NODE_LABEL": ["zone"],
+    "RELOCATE_INTERVAL": [*SECONDS, "0"],
+    "RELOCATE_AFTER": SECONDS,
+    "RELOCATE_BACKOFF": [*SECONDS, "0"],
+    "RELOCATE_MAX_CONCURRENT": ["-1", "1001", "1.5", "many"],
+    "HOST": ["192.0.2.1"],
+    "PORT": ["65536", "http"],
+    "LOG_LEVEL": ["verbose"],
 }
 
-# what is otherwise with a Pod that could be moved, and what keeps it then where it is
-OBSTACLES: list[tuple[Json, str]] = [
-    ({}, ""),
-    ({"metadata": {"annotations": {f"{A}/relocate": None}}}, "it has not asked for it"),
-    ({"metadata": {"annotations": {f"{A}/relocate": "True"}}}, "it has not asked for it"),
-    ({"metadata": {"labels": {f"{A}/zone": None}}}, "it was not placed when it was created"),
-    ({"metadata": {"ownerReferences": None}}, "a Pod is not moved"),
-    ({"metadata": {"ownerReferences": owner("DaemonSet", "x")}}, "a DaemonSet is not moved"),
-    ({"metadata": {"ownerReferences": owner("Job", "x", "batch/v1")}}, "a Job.batch is not moved"),
-    (
-        {"metadata": {"ownerReferences": owner("StatefulSet", "x", "apps.kruise.io/v1beta1")}},
-        "a StatefulSet.apps.kruise.io is not moved",
-    ),
-    (
-        {"metadata": {"ownerReferences": owner("ReplicationController", "x", "v1")}},
-        "a ReplicationController.v1 is not moved",
-    ),
-    ({"metadata": {"ownerReferences": owner("StatefulSet", "x")}}, ""),
-    ({"metadata": {"ownerReferences": owner("ReplicaSet", "x")}}, ""),
-    ({"metadata": {"deletionTimestamp": LONG_AGO}}, "it is terminating"),
-    ({"status": NOT_READY}, "it is not Ready"),
-    ({"status": {"conditions": None}}, "it is not Ready"),
-    ({"spec": {"nodeSelector": {"disk": "fast"}}}, "no node there could take it"),
-    ({"spec": {"nodeSelector": {"kubernetes.io/os": "linux"}}}, ""),
-    # Its own choice, not the placement's: the label names another zone.
-    ({"spec": {"nodeSelector": {ZONE: "zone-c"}}}, "no node there could take it"),
-    # The placement's: the label names the same zone.
-    ({"spec": {"nodeSelector": {ZONE: "zone-a"}}}, ""),
-    (
-        {
-            "metadata": {"annotations": {f"{A}/mode": "required"}},
-            "spec": {"nodeSelector": {ZONE: "zone-a", "kubernetes.io/os": "linux"}},
-        },
-        "",
-    ),
-    (
-        {
-            "metadata": {"labels": {f"{A}/zone-id": "id-a"}},
-            "spec": {"nodeSelector": {ZONE_ID: "id-a"}},
-        },
-        "",
-    ),
+GOOD_SETTINGS: list[tuple[str, str, object]] = [
+    ("RELOCATE_INTERVAL", "0.1", 0.1),
+    ("RELOCATE_AFTER", "0", 0),
+    ("RELOCATE_MAX_CONCURRENT", "1000", 1000),
+    ("RELOCATE_MAX_CONCURRENT", "0", 0),
+    ("NODE_LABEL", "topology.k8s.aws/zone-id", "topology.k8s.aws/zone-id"),
+    ("LOG_LEVEL", "debug", "DEBUG"),
+    ("LOOKUP_URL", "https://x/lookup", "https://x/lookup"),
+    ("LOOKUP_URL", "", "http://automatic-zone-placement:8080/lookup"),
+    ("KUBERNETES_URL", "", ""),
 ]
 
-# An answer, why a Pod in zone-a stays after it was seen for long; None: it is not elsewhere.
-ANSWERS: list[tuple[Answer | str, str | None]] = [
-    (answer(), ""),
-    (answer("zone-a"), None),
-    ("ResolverTimeout", None),
-    (answer(nodeLabels=[], nodeSelector={}), None),
-    (answer(stale=True, nodeSelector={}), "the answer is stale or not complete"),
-    (answer(stale=True), "the answer is stale or not complete"),
-    (
-        answer(errors=[{"fqdn": "x.test", "reason": "NameNotFound"}]),
-        "the answer is stale or not complete",
-    ),
-    (
-        answer(
-            zone=None,
-            nodeLabels=[{"key": ZONE, "values": ["zone-b", "zone-c"], "weight": 100}],
-            nodeSelector={ZONE: None},
-        ),
-        "its database is not in one zone",
-    ),
-    (answer(nodeLabels=[{"key": ZONE, "values": ["zone-a", "zone-b"], "weight": 100}]), None),
-    # In the zone, but neither in the row nor in the rack.
-    (
-        answer(
-            "zone-a",
-            nodeLabels=[
-                {"key": "example.com/rack", "values": ["r1"], "weight": 100},
-                {"key": "example.com/row", "values": ["row-1"], "weight": 50},
-                {"key": ZONE, "values": ["zone-a"], "weight": 25},
-            ],
-        ),
-        None,
-    ),
-    # The second name's zone.
-    (
-        answer(
-            nodeLabels=[
-                {"key": ZONE, "values": ["zone-b"], "weight": 100},
-                {"key": ZONE, "values": ["zone-a"], "weight": 50},
-            ]
-        ),
-        None,
-    ),
+# variables, and the setting that was meant; those of every Pod are none
+MISSPELT = [
+    ("RELOCATE_AFTR", "RELOCATE_AFTER"),
+    ("RELOCATE_INTERVALL", "RELOCATE_INTERVAL"),
+    ("RELOCATE_MAX_CONCURENT", "RELOCATE_MAX_CONCURRENT"),
+    ("LOOKUP_URI", "LOOKUP_URL"),
+    ("LOGLEVEL", "LOG_LEVEL"),
+    ("NODE_LABELS", "NODE_LABEL"),
+    ("HOSTNAME", None),
+    ("KUBERNETES_PORT", None),
+    ("KUBERNETES_SERVICE_HOST", None),
+    ("KUBERNETES_SERVICE_PORT", None),
+    ("KUBERNETES_SERVICE_PORT_HTTPS", None),
+    ("AUTOMATIC_ZONE_PLACEMENT_PORT", None),
+    ("PATH", None),
 ]
 
-NO_SCHEDULE = {"key": "dedicated", "value": "gpu", "effect": "NoSchedule"}
-
-# what is otherwise with the only node in zone-b, and whether it could take a Pod
-NODES: list[tuple[Json, bool]] = [
-    ({}, True),
-    ({"spec": {"unschedulable": True}}, False),
-    ({"status": NOT_READY}, False),
-    ({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}, False),
-    ({"status": {"conditions": None}}, False),
-    ({"metadata": {"deletionTimestamp": LONG_AGO}}, False),
-    ({"metadata": {"labels": {ZONE: "zone-c"}}}, False),
-    ({"spec": {"taints": [NO_SCHEDULE]}}, False),
-    ({"spec": {"taints": [NO_SCHEDULE | {"effect": "NoExecute"}]}}, False),
-    ({"spec": {"taints": [NO_SCHEDULE | {"effect": "PreferNoSchedule"}]}}, True),
-]
-
-# a toleration, and whether a Pod with it may be scheduled on a node with NO_SCHEDULE
-TOLERATIONS: list[tuple[Json, bool]] = [
-    ({"key": "dedicated", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"}, True),
-    ({"key": "dedicated", "value": "gpu"}, True),
-    ({"key": "dedicated", "value": "cpu"}, False),
-    ({"key": "dedicated"}, False),
-    ({"key": "dedicated", "operator": "Exists"}, True),
-    ({"key": "dedicated", "operator": "Exists", "effect": "NoExecute"}, False),
-    ({"key": "other", "operator": "Exists"}, False),
-    ({"operator": "Exists"}, True),
-    ({"key": "dedicated", "operator": "Gt", "value": "gpu"}, False),
-    ({"operator": "Exists", "effect": "NoSchedule"}, True),
+# arguments that are refused, and what the complaint names
+BAD_ARGUMENTS = [
+    (["--evict"], "--evict"),
+    (["--rep"], "--rep"),
+    (["report"], "report"),
+    (["--name", "db.test"], "--report"),
+    (["-l", "app=web"], "--report"),
+    (["-n", "shop"], "--report"),
+    (["--report", "--name", "a b"], "'a b'"),
+    (["--report", "--name", "x&y=z"], "'x&y=z'"),
 ]
 
 
-def expression(operator: str, *values: str, key: str = "size") -> Json:
-    return {"key": key, "operator": operator, "values": list(values)}
+def lookup(zone: str = "zone-b", **more: Any) -> Reply:
+    """The lookup service's answer for a name in that zone."""
+    body = {
+        "zone": zone,
+        "nodeLabels": [{"key": ZONE, "values": [zone], "weight": 100}],
+        "nodeSelector": {ZONE: zone},
+    }
+    return Reply(200, body | more)
 
 
-# a node's label "size", a requirement, and whether it is met
-REQUIREMENTS: list[tuple[str | None, Json, bool]] = [
-    ("8", expression("In", "4", "8"), True),
-    ("8", expression("In", "4"), False),
-    (None, expression("In", "4"), False),
-    ("8", expression("NotIn", "4"), True),
-    ("8", expression("NotIn", "8"), False),
-    (None, expression("NotIn", "8"), True),
-    ("8", expression("Exists"), True),
-    (None, expression("Exists"), False),
-    ("8", expression("DoesNotExist"), False),
-    (None, expression("DoesNotExist"), True),
-    ("8", expression("Gt", "4"), True),
-    ("8", expression("Gt", "8"), False),
-    ("8", expression("Lt", "10"), True),
-    ("8", expression("Lt", "8"), False),
-    (None, expression("Lt", "8"), False),
-    ("big", expression("Gt", "4"), False),
-    ("8", expression("Gt", "four"), False),
-    ("8", expression("Near", "8"), False),
-]
-
-BY_NAME = {"key": "metadata.name", "operator": "In", "values": ["b1"]}
-NEVER = expression("Exists", key="no-such-label")
-
-# required node affinity, and whether the node `b1` of size 8 is admitted
-TERMS: list[tuple[list[Json], bool]] = [
-    ([{"matchExpressions": [expression("Exists")]}], True),
-    ([{"matchExpressions": [expression("Exists"), NEVER]}], False),
-    ([{"matchExpressions": [NEVER]}, {"matchExpressions": [expression("Exists")]}], True),
-    ([{"matchFields": [BY_NAME]}], True),
-    ([{"matchFields": [BY_NAME], "matchExpressions": [NEVER]}], False),
-    ([{"matchFields": [BY_NAME | {"values": ["b2"]}]}], False),
-    ([{}], False),
-    ([], False),
-]
-
-
-def volume(claim: str | None = "data-web-1", zones: Sequence[str] = (), **changes: Any) -> Json:
-    base: Json = {"metadata": {"name": "pv"}, "spec": {}}
-    if claim:
-        base["spec"]["claimRef"] = {"namespace": "shop", "name": claim}
-    if zones:
-        terms = [{"matchExpressions": [expression("In", *zones, key=ZONE)]}]
-        base["spec"]["nodeAffinity"] = {"required": {"nodeSelectorTerms": terms}}
-    result: Json = merged(base, changes)
+def deployment(replicas: int, **changes: Any) -> Json:
+    counts = ("replicas", "availableReplicas", "updatedReplicas")
+    whole: Json = {
+        "kind": "Deployment",
+        "metadata": {"generation": 1},
+        "spec": {"replicas": replicas},
+        "status": {"observedGeneration": 1} | dict.fromkeys(counts, replicas),
+    }
+    result: Json = merged(whole, changes)
     return result
 
 
-# the volumes of a cluster, and whether the Pod with the claim data-web-1 may go to zone-b
-VOLUMES: list[tuple[list[Json], bool]] = [
-    ([volume()], True),
-    ([volume(zones=["zone-b"])], True),
-    ([volume(zones=["zone-a", "zone-b"])], True),
-    ([volume(zones=["zone-a"])], False),
-    ([volume(metadata={"labels": {ZONE: "zone-a"}})], False),
-    ([volume(metadata={"labels": {ZONE: "zone-a__zone-b"}})], True),
-    ([volume(metadata={"labels": {ZONE: "zone-a"}}, zones=["zone-b"])], True),
-    ([volume(spec={"nodeAffinity": {}})], True),
-    # One that is not known is not taken to be reachable.
-    ([], False),
-    ([volume(None)], False),
-    ([volume("data-web-2")], False),
-    ([volume(spec={"claimRef": {"namespace": "other", "name": "data-web-1"}})], False),
-]
+class Cluster:
+    """A stand-in's cluster: Pods of the Deployment `web` in zone-a, their database in zone-b."""
 
-B, C = answer("zone-b"), answer("zone-c")
-STALE = answer(stale=True, nodeSelector={ZONE: None})
-SPREAD = answer(nodeSelector={ZONE: None})
-SAID: dict[str, Answer | str] = {
-    "b": B,
-    "c": C,
-    "s": STALE,
-    "m": SPREAD,  # many zones
-    "p": answer(errors=["x"]),  # part of the names
-    "-": "ResolverTimeout",
-}
+    def __init__(self, server: ApiServer, *pods: Json) -> None:
+        self.server = server
+        server.lists = {
+            NODES: [node("a1"), node("b1"), node("c1")],
+            PODS: list(pods or (pod("web-0"), pod("web-1"))),
+            VOLUMES: [],
+        }
+        server.objects = {WEB: deployment(2)}
+        server.answers = {NAME: lookup()}
 
-# what was said, minute for minute, and whether the last makes the Pod move; a blank: no round
-HISTORIES = [
-    ("bbbbb", False),
-    ("bbbbbb", True),
-    ("bcbcbcbcbcbcbcb", False),
-    ("bbbbbcb", False),
-    ("bbbbbbcbbbbb", False),
-    ("bbbbbbcbbbbbb", True),
-    ("bbbbmbbbbb", False),
-    # What is missing resets nothing; of the time in between, two minutes count.
-    ("b-b-b-b", True),
-    ("b---b---b", False),
-    ("bbbbbsb", True),
-    ("bbbbbs", False),
-    ("bbbbbbbbbs", False),
-    ("bbbbbbbbb-", False),
-    ("b" + 100 * " " + "b", False),
-    ("bbbb" + 100 * " " + "b", True),
-    ("ssssssssssb", False),
-    ("pppppppppp", False),
-]
+    @property
+    def pods(self) -> list[Json]:
+        return self.server.lists[PODS]
 
-# annotations, labels and owners of a Pod, and its workload
-WORKLOADS: list[tuple[Json, str]] = [
-    ({}, "Deployment/web"),
-    ({"labels": {"pod-template-hash": None}}, "ReplicaSet/web-5d4f"),
-    ({"labels": {"pod-template-hash": "other"}}, "ReplicaSet/web-5d4f"),
-    ({"ownerReferences": owner("StatefulSet", "db")}, "StatefulSet/db"),
-    ({"ownerReferences": owner("StatefulSet", "db-5d4f")}, "StatefulSet/db-5d4f"),
-    ({"ownerReferences": owner("Job", "x", "batch/v1")}, "Job.batch/x"),
-    ({"ownerReferences": owner("Thing", "x", "example.com/v1")}, "Thing.example.com/x"),
-    ({"ownerReferences": [{"apiVersion": "v1", "kind": "X", "name": "x"}]}, "Pod/web-1"),
-    ({"ownerReferences": []}, "Pod/web-1"),
-]
-
-# what is otherwise with a Pod, so that it does not concern us
-NO_PODS: list[Json] = [
-    {"metadata": {"annotations": None}},
-    {"metadata": {"annotations": {A: None}}},
-    {"metadata": {"annotations": {A: ""}}},
-    {"status": {"phase": "Succeeded"}},
-    {"status": {"phase": "Failed"}},
-]
-
-BAD_ANSWERS: list[Any] = [
-    None,
-    [],
-    "",
-    {},
-    {"zone": "z", "nodeLabels": None, "nodeSelector": {}},
-    {"zone": "z", "nodeLabels": [{"key": ZONE, "value": "z", "weight": 100}], "nodeSelector": {}},
-    {"zone": "z", "nodeLabels": [{"key": ZONE, "values": None}], "nodeSelector": {}},
-    {"zone": "z", "nodeLabels": [], "nodeSelector": None},
-    {"nodeLabels": [], "nodeSelector": {}},
-]
-
-WHOLE = {
-    "kind": "Deployment",
-    "metadata": {"generation": 3},
-    "spec": {"replicas": 2},
-    "status": {
-        "observedGeneration": 3,
-        "replicas": 2,
-        "availableReplicas": 2,
-        "updatedReplicas": 2,
-    },
-}
-
-# what is otherwise with a Deployment, and whether it has all its Pods
-OWNERS: list[tuple[Json, bool]] = [
-    ({}, True),
-    ({"kind": "StatefulSet"}, True),
-    ({"status": {"availableReplicas": 1}}, False),
-    ({"status": {"availableReplicas": None}}, False),
-    ({"status": {"updatedReplicas": 1}}, False),
-    ({"status": {"replicas": 3}}, False),
-    ({"spec": {"replicas": 3}}, False),
-    ({"status": {"observedGeneration": 2}}, False),
-    ({"status": None}, False),
-    ({"metadata": {"deletionTimestamp": LONG_AGO}}, False),
-    ({"kind": "StatefulSet", "status": {"updatedReplicas": 1}}, False),
-    ({"kind": "ReplicaSet", "status": {"updatedReplicas": None}}, True),
-    ({"kind": "ReplicaSet", "status": {"availableReplicas": 1}}, False),
-    (
-        {
-            "spec": {"replicas": None},
-            "status": {"replicas": 1, "availableReplicas": 1, "updatedReplicas": 1},
-        },
-        True,
-    ),
-]
-
-
-class ObstacleTest(unittest.TestCase):
-    def test_a_pod(self) -> None:
-        for changes, obstacle in OBSTACLES:
-            with self.subTest(changes):
-                decision = decide(world(pod(**changes)), seen(), RULES, NOW)
-                (verdict,) = decision.verdicts
-                self.assertEqual((verdict.landed, verdict.obstacle), ("elsewhere", obstacle))
-                self.assertEqual(evicted(decision), [] if obstacle else ["web-1"])
-
-    def test_an_answer(self) -> None:
-        for said, obstacle in ANSWERS:
-            with self.subTest(said):
-                memory = seen(what=said if isinstance(said, Answer) else None)
-                decision = decide(world(pod(), said=said), memory, RULES, NOW)
-                (verdict,) = decision.verdicts
-                is_elsewhere = verdict.landed == "elsewhere"
-                self.assertEqual(verdict.obstacle if is_elsewhere else None, obstacle)
-                self.assertEqual(evicted(decision), ["web-1"] if obstacle == "" else [])
-
-    def test_a_node(self) -> None:
-        for changes, could in NODES:
-            with self.subTest(changes):
-                nodes = [node("a1"), node("b1", **changes)]
-                decision = decide(world(pod(), nodes=nodes), seen(), RULES, NOW)
-                self.assertEqual(evicted(decision), ["web-1"] if could else [])
-
-    def test_a_toleration(self) -> None:
-        nodes = [node("a1"), node("b1", spec={"taints": [NO_SCHEDULE]})]
-        for toleration, could in TOLERATIONS:
-            with self.subTest(toleration):
-                tolerant = pod(spec={"tolerations": [toleration]})
-                decision = decide(world(tolerant, nodes=nodes), seen(), RULES, NOW)
-                self.assertEqual(evicted(decision), ["web-1"] if could else [])
-
-    def test_every_taint_must_be_tolerated(self) -> None:
-        taints = [NO_SCHEDULE, NO_SCHEDULE | {"key": "other"}]
-        nodes = [node("a1"), node("b1", spec={"taints": taints})]
-        tolerant = pod(spec={"tolerations": [TOLERATIONS[0][0]]})
-        self.assertEqual(evicted(decide(world(tolerant, nodes=nodes), seen(), RULES, NOW)), [])
-
-    def test_a_requirement(self) -> None:
-        for size, requirement, is_met in REQUIREMENTS:
-            with self.subTest(size=size, requirement=requirement):
-                self.assert_admitted([{"matchExpressions": [requirement]}], size, is_met)
-
-    def test_required_affinity(self) -> None:
-        for terms, could in TERMS:
-            with self.subTest(terms):
-                self.assert_admitted(terms, "8", could)
-
-    def assert_admitted(self, terms: list[Json], size: str | None, could: bool) -> None:
-        affinity = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
-        asking = pod(spec={"affinity": {"nodeAffinity": affinity}})
-        nodes = [node("a1"), node("b1", metadata={"labels": {"size": size}})]
-        decision = decide(world(asking, nodes=nodes), seen(), RULES, NOW)
-        self.assertEqual(evicted(decision), ["web-1"] if could else [])
-
-    def test_one_of_many_nodes_is_enough(self) -> None:
-        cordoned = [node(f"b{n}", spec={"unschedulable": True}) for n in range(1, 9)]
-        nodes = [node("a1"), *cordoned, node("b9")]
-        self.assertEqual(evicted(decide(world(pod(), nodes=nodes), seen(), RULES, NOW)), ["web-1"])
-
-    def test_a_required_pod_needs_the_very_zone(self) -> None:
-        nodes = [node("a1"), node("b1", spec={"unschedulable": True}), node("c1")]
-        both = [
-            {"key": ZONE, "values": ["zone-b"], "weight": 100},
-            {"key": ZONE, "values": ["zone-c"], "weight": 50},
+    def evictions(self) -> list[str]:
+        """The names of the Pods that were evicted."""
+        return [
+            body["metadata"]["name"]
+            for path, body in self.server.created
+            if path.endswith("/eviction")
         ]
-        said = answer(nodeLabels=both)
-        required = {f"{A}/mode": "required"}
-        for mode, expected in (({}, ["web-1"]), (required, [])):
-            with self.subTest(mode):
-                there = world(pod(metadata={"annotations": mode}), nodes=nodes, said=said)
-                decision = decide(there, seen(what=said), RULES, NOW)
-                self.assertEqual(evicted(decision), expected)
 
-    def test_a_volume(self) -> None:
-        claims = [
-            {"name": "data", "persistentVolumeClaim": {"claimName": "data-web-1"}},
-            {"name": "scratch", "ephemeral": {"volumeClaimTemplate": {}}},
-            {"name": "cache", "emptyDir": {}},
-        ]
-        for volumes, could in VOLUMES:
-            with self.subTest(volumes):
-                there = world(pod(spec={"volumes": claims}), volumes=volumes)
-                decision = decide(there, seen(), RULES, NOW)
-                self.assertEqual(evicted(decision), ["web-1"] if could else [])
-                if not could:
-                    self.assertIn("volumes", decision.verdicts[0].obstacle)
+    def events(self) -> list[Json]:
+        return [body for path, body in self.server.created if path == EVENTS]
 
-    def test_two_volumes_must_be_reached_from_one_node(self) -> None:
-        claims = [
-            {"name": name, "persistentVolumeClaim": {"claimName": name}} for name in ("one", "two")
-        ]
-        hosts = [
-            volume(name, spec={"nodeAffinity": {"required": {"nodeSelectorTerms": [term]}}})
-            for name, term in (
-                ("one", {"matchFields": [BY_NAME]}),
-                ("two", {"matchFields": [BY_NAME | {"values": ["b2"]}]}),
-            )
-        ]
-        nodes = [node("a1"), node("b1"), node("b2")]
-        there = world(pod(spec={"volumes": claims}), nodes=nodes, volumes=hosts)
-        self.assertEqual(evicted(decide(there, seen(), RULES, NOW)), [])
+    def settings(self, **environment: str) -> RelocationSettings:
+        return RelocationSettings.from_environment(self.environment(**environment))
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {
+            "KUBERNETES_URL": self.server.url,
+            "LOOKUP_URL": f"{self.server.url}/lookup",
+            "RELOCATE_AFTER": "0",
+        } | more
+
+    def relocator(self, **environment: str) -> Relocator:
+        return Relocator(Client(parse_url(self.server.url)), self.settings(**environment))
 
 
-class HistoryTest(unittest.TestCase):
-    def test_how_long_an_answer_has_been_the_same(self) -> None:
-        for history, moves in HISTORIES:
-            with self.subTest(history):
-                memory = Memory()
-                for minute, said in enumerate(history):
-                    if said in SAID:
-                        there = world(pod(), said=SAID[said])
-                        decision = decide(there, memory, RULES, NOW + 60 * minute)
-                        memory = decision.memory
-                self.assertEqual(evicted(decision), ["web-1"] if moves else [])
-
-    def test_how_long_it_must_still_stay(self) -> None:
-        for seconds, wait in ((299, "1 s"), (0, "300 s"), (-300, "10 min"), (-299, "599 s")):
-            (verdict,) = decide(world(pod()), seen(seconds), RULES, NOW).verdicts
-            self.assertEqual(verdict.obstacle, f"its database must stay there for {wait} more")
-
-    def test_a_clock_that_was_set_back_or_forth(self) -> None:
-        memory = decide(world(pod()), Memory(), RULES, NOW).memory
-        for now, seconds in ((NOW - 9e9, 0), (NOW + 9e9, 120), (NOW, 120)):
-            memory = decide(world(pod()), memory, RULES, now).memory
-            self.assertEqual(memory.seen[NAME].seconds, seconds)
-
-    def test_names_that_nobody_has_any_more_are_forgotten(self) -> None:
-        self.assertEqual(decide(world(), seen(), RULES, NOW).memory, Memory())
-
-    def test_without_a_wait(self) -> None:
-        decision = decide(world(pod()), Memory(), RULES._replace(after=0), NOW)
-        self.assertEqual(evicted(decision), ["web-1"])
+def replace(pods: list[Json], name: str, successor: str, where: str) -> None:
+    """A Pod is gone, and another has come."""
+    pods[:] = [each for each in pods if each["metadata"]["name"] != name]
+    pods.append(pod(successor, where, "zone-b"))
 
 
-class WorkloadTest(unittest.TestCase):
-    """One Pod of a workload at a time; the next when its successor has landed."""
+class RoundTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.cluster = Cluster(self.enterContext(api_server()))
+        self.server = self.cluster.server
+        self.relocator = self.cluster.relocator()
+        self.metrics = self.relocator.metrics
+
+    def outcomes(self) -> dict[str, float]:
+        return {key: value for (key,), value in self.metrics.evictions.values.items() if value}
+
+    def test_one_pod_at_a_time(self) -> None:
+        with self.assertLogs(level="INFO"):
+            for _ in range(3):
+                self.relocator.round()
+            self.assertEqual(self.cluster.evictions(), ["web-0"])
+            replace(self.cluster.pods, "web-0", "web-2", "b1")
+            self.relocator.round()
+            self.assertEqual(self.cluster.evictions(), ["web-0", "web-1"])
+            replace(self.cluster.pods, "web-1", "web-3", "b1")
+            for _ in range(3):
+                self.relocator.round()
+        self.assertEqual(self.cluster.evictions(), ["web-0", "web-1"])
+        self.assertEqual(self.outcomes(), {"evicted": 2})
+
+    def test_what_is_asked(self) -> None:
+        self.relocator.round()
+        lists = [(each.path, each.query) for each in self.server.asked() if each.path == PODS]
+        ((_, query),) = lists
+        self.assertEqual(query["labelSelector"], f"{A}/zone")
+        self.assertEqual(query["fieldSelector"], "status.phase!=Succeeded,status.phase!=Failed")
+        self.assertEqual(len(self.server.asked("GET", "/lookup")), 1)
+        self.assertEqual(self.server.asked("GET", VOLUMES), [])
+
+    def test_the_eviction(self) -> None:
+        self.relocator.round()
+        (post, _) = self.server.asked("POST")
+        self.assertEqual(post.path, "/api/v1/namespaces/shop/pods/web-0/eviction")
+        self.assertEqual(
+            post.body,
+            {
+                "apiVersion": "policy/v1",
+                "kind": "Eviction",
+                "metadata": {"namespace": "shop", "name": "web-0"},
+                "deleteOptions": {"preconditions": {"uid": "uid-web-0"}},
+            },
+        )
+
+    def test_the_event(self) -> None:
+        self.relocator.round()
+        (event,) = self.cluster.events()
+        self.assertEqual((event["reason"], event["type"]), ("Relocated", "Normal"))
+        self.assertEqual(event["regarding"]["uid"], "uid-web-0")
+        self.assertRegex(event["note"], r"zone zone-a: 'db\.example\.internal' is in zone zone-b")
+        self.assertRegex(
+            event["eventTime"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}[+-]\d\d:\d\d$"
+        )
+
+    def test_the_note_of_an_event_has_1024_bytes_at_most(self) -> None:
+        name = ",".join("a" * 60 + f".{n}.example" for n in range(20))
+        self.server.answers[name] = lookup()
+        self.cluster.pods[0] = pod("web-0", metadata={"annotations": {A: name}})
+        self.relocator.round()
+        (event,) = self.cluster.events()
+        self.assertLess(len(event["note"]), 1024)
+
+    def test_an_event_that_cannot_be_written(self) -> None:
+        self.server.faults[f"POST {EVENTS}"] = [refusal(403, "Forbidden", "events is forbidden")]
+        with self.assertLogs(level="WARNING") as log:
+            self.assertTrue(self.relocator.try_round())
+        self.assertIn("events is forbidden", log.output[0])
+        self.assertEqual(self.outcomes(), {"evicted": 1})
+
+    def test_evictions_that_are_refused(self) -> None:
+        """Asked for again in the next round, and said once."""
+        eviction = "POST /api/v1/namespaces/shop/pods/web-0/eviction"
+        for status, outcome in ((429, "budget"), (404, "gone"), (409, "gone"), (500, "refused")):
+            relocator = self.cluster.relocator()
+            self.server.faults[eviction] = [refusal(status, message="says why")] * 3
+            with self.subTest(status), self.assertLogs(level="WARNING") as log:
+                for _ in range(3):
+                    self.assertTrue(relocator.try_round())
+            self.assertEqual(len(log.output), 1)
+            self.assertIn("says why", log.output[0])
+            self.assertEqual(relocator.metrics.evictions.values[outcome,], 3)
+            self.assertEqual((relocator.memory.moves, self.cluster.evictions()), ({}, []))
+
+    def test_another_refusal_is_said_too(self) -> None:
+        eviction = "POST /api/v1/namespaces/shop/pods/web-0/eviction"
+        self.server.faults[eviction] = [refusal(429), refusal(500), refusal(500), refusal(429)]
+        with self.assertLogs(level="WARNING") as log:
+            for _ in range(4):
+                self.relocator.round()
+        self.assertEqual(len(log.output), 3)
+
+    def test_a_budget_of_one_workload_does_not_keep_another(self) -> None:
+        self.cluster.pods.append(
+            pod("db-0", metadata={"ownerReferences": owner("StatefulSet", "db")})
+        )
+        statefulset = "/apis/apps/v1/namespaces/shop/statefulsets/db"
+        self.server.objects[statefulset] = deployment(1, kind="StatefulSet")
+        self.server.faults["POST /api/v1/namespaces/shop/pods/web-0/eviction"] = [refusal(429)]
+        relocator = self.cluster.relocator(RELOCATE_MAX_CONCURRENT="1")
+        with self.assertLogs(level="WARNING"):
+            relocator.round()
+        self.assertEqual(self.cluster.evictions(), ["db-0"])
+
+    def test_none_at_once(self) -> None:
+        self.cluster.relocator(RELOCATE_MAX_CONCURRENT="0").round()
+        self.assertEqual(self.cluster.evictions(), [])
+
+    def test_no_more_workloads_at_once_than_may_be(self) -> None:
+        for n in range(6):
+            owned = {"ownerReferences": owner("StatefulSet", f"db{n}")}
+            self.cluster.pods.append(pod(f"db{n}-0", metadata=owned))
+            path = f"/apis/apps/v1/namespaces/shop/statefulsets/db{n}"
+            self.server.objects[path] = deployment(1, kind="StatefulSet")
+        relocator = self.cluster.relocator(RELOCATE_MAX_CONCURRENT="2")
+        for _ in range(3):
+            relocator.round()
+        self.assertEqual(self.cluster.evictions(), ["web-0", "db0-0"])
+        self.assertEqual(relocator.metrics.moving, 2)
+        replace(self.cluster.pods, "web-0", "web-2", "b1")
+        relocator.round()
+        self.assertEqual(self.cluster.evictions(), ["web-0", "db0-0", "web-1"])
+
+    def test_a_workload_that_is_not_whole(self) -> None:
+        for path, what in (
+            (WEB, deployment(2, status={"availableReplicas": 1})),
+            (WEB, deployment(2, status={"updatedReplicas": 0})),
+            ("/another", {}),
+        ):
+            self.server.objects = {path: what}
+            with self.subTest(what):
+                self.assertTrue(self.relocator.try_round())
+                self.assertEqual(self.cluster.evictions(), [])
+
+    def test_a_connection_lost_in_the_middle_of_an_eviction(self) -> None:
+        eviction = "POST /api/v1/namespaces/shop/pods/web-0/eviction"
+        self.server.faults[eviction] = [break_off_halfway]
+        with self.assertLogs(level="ERROR"):
+            self.assertFalse(self.relocator.try_round())
+
+    def test_volumes_are_read_if_somebody_has_claims(self) -> None:
+        claim = {"name": "data", "persistentVolumeClaim": {"claimName": "data-web-1"}}
+        self.cluster.pods[:] = [pod("web-1", spec={"volumes": [claim]})]
+        for zones, expected in ((["zone-a"], []), (["zone-b"], ["web-1"])):
+            self.server.lists[VOLUMES] = [volume(None), volume("other"), volume(zones=zones)]
+            self.relocator.round()
+            self.assertEqual(self.cluster.evictions(), expected)
+
+    def test_the_pods_are_counted(self) -> None:
+        self.cluster.pods.extend([pod("x", "b1"), pod("y", "gone"), pod("z", "c1")])
+        self.relocator.round()
+        counts = {landed: count for (landed,), count in self.metrics.pods.values.items()}
+        self.assertEqual(counts, {"in_zone": 1, "elsewhere": 3, "unknown": 1})
+
+    def test_who_is_backed_off(self) -> None:
+        self.relocator.round()
+        replace(self.cluster.pods, "web-0", "web-2", "c1")
+        self.relocator.round()
+        self.assertEqual((self.metrics.moving, self.metrics.backed_off), (0, 1))
+
+    def test_who_is_elsewhere_is_said_at_debug_level(self) -> None:
+        self.cluster.pods.append(pod("web-2", "b1"))
+        with self.assertLogs(level="DEBUG") as log:
+            self.relocator.round()
+        said = [line for line in log.output if line.startswith("DEBUG")]
+        self.assertEqual(len(said), 2)
+        self.assertIn("pod=shop/web-0 workload=Deployment/web", said[0])
+        self.assertIn("may be evicted", said[0])
+        self.assertIn("another Pod of its workload goes first", said[1])
+
+    def test_nothing_is_logged_when_nothing_happens(self) -> None:
+        self.cluster.pods[:] = [pod("web-0", "b1")]
+        with self.assertLogs(level="INFO") as log:
+            self.relocator.round()
+            self.relocator.round()
+        (line,) = log.output
+        self.assertIn("1 Pods in their zone, 0 elsewhere, 0 unknown", line)
+
+
+class FaultTest(unittest.TestCase):
+    """Whatever fails: nobody is evicted, and it goes on."""
 
     def setUp(self) -> None:
-        self.pods = {f"web-{n}": pod(f"web-{n}") for n in range(3)}
-        self.nodes = [node("a1"), node("b1"), node("c1")]
-        self.memory = seen()
-        self.now = NOW
+        self.cluster = Cluster(self.enterContext(api_server()))
+        self.server = self.cluster.server
+        self.relocator = self.cluster.relocator()
 
-    def round(self, seconds: float = 60) -> list[str]:
-        """The Pods that one round evicts; they are gone then, and their successors not yet there."""
-        self.now += seconds
-        there = world(*self.pods.values(), nodes=self.nodes)
-        self.decision = decide(there, self.memory, RULES, self.now)
-        names = evicted(self.decision)
-        for each in self.decision.evictions():
-            self.decision = self.decision.after_eviction(each.pod.workload, self.now)
-            del self.pods[each.pod.name]
-        self.memory = self.decision.memory
-        return names
+    def test_a_round_that_fails(self) -> None:
+        for path in (NODES, PODS, WEB):
+            for fault in (refusal(500), refusal(401), refusal(429), break_off, Reply(200, b"?")):
+                self.server.faults = {f"GET {path}": [fault]}
+                with self.subTest(path, fault=fault), self.assertLogs(level="ERROR"):
+                    self.assertFalse(self.relocator.try_round())
+        self.assertEqual(self.cluster.evictions(), [])
+        self.assertEqual(self.relocator.metrics.last_success, 0)
+        self.assertEqual(self.relocator.metrics.rounds.values["failure",], 15)
+        self.assertTrue(self.relocator.try_round())
+        self.assertGreater(self.relocator.metrics.last_success, 0)
 
-    def arrive(self, name: str, where: str = "b1", **changes: Any) -> None:
-        self.pods[name] = pod(name, where, "zone-b", **changes)
+    def test_a_list_that_expires_meanwhile(self) -> None:
+        first = Reply(200, {"items": [pod("old")], "metadata": {"continue": "1"}})
+        self.server.faults[f"GET {PODS}"] = [first, refusal(410, "Expired")]
+        self.relocator.round()
+        self.assertEqual(self.cluster.evictions(), ["web-0"])
 
-    def test_the_next_goes_when_the_successor_has_landed(self) -> None:
-        self.assertEqual(self.round(), ["web-0"])
-        self.assertEqual(self.round(), [])
-        self.arrive("new-0", status=NOT_READY)
-        self.assertEqual(self.round(), [])
-        self.arrive("new-0")
-        self.assertEqual(self.round(), ["web-1"])
-        self.arrive("new-1")
-        self.assertEqual(self.round(), ["web-2"])
-        self.arrive("new-2")
-        self.assertEqual(self.round(), [])
-        self.assertEqual(self.memory.moves, {})
+    def test_a_defect(self) -> None:
+        self.cluster.pods[0] = {"metadata": {}}
+        with self.assertLogs(level="ERROR") as log:
+            self.assertFalse(self.relocator.try_round())
+        self.assertIn("a defect", log.output[0])
 
-    def test_a_successor_of_the_same_name(self) -> None:
-        self.assertEqual(self.round(), ["web-0"])
-        self.arrive("web-0", metadata={"uid": "another"})
-        self.assertEqual(self.round(), ["web-1"])
+    def test_answers_that_are_none(self) -> None:
+        answers: list[Reply | Fault] = [
+            refusal(504, "ResolverTimeout"),
+            refusal(404, "NameNotFound"),
+            Reply(500, b"oops"),
+            Reply(200, b"oops"),
+            Reply(200, {"zone": "zone-b"}),
+            Reply(200, [1]),
+            lookup(stale=True),
+            lookup(errors=[{"fqdn": "x"}]),
+            lookup(nodeSelector={}),
+        ]
+        for reply in answers:
+            self.server.answers[NAME] = reply
+            with self.subTest(reply):
+                self.assertTrue(self.relocator.try_round())
+                self.assertEqual(self.cluster.evictions(), [])
 
-    def test_no_other_goes_while_one_is_terminating(self) -> None:
-        self.assertEqual(self.round(), ["web-0"])
-        self.arrive("new-0")
-        self.pods["web-0"] = pod("web-0", metadata={"deletionTimestamp": LONG_AGO})
-        self.assertEqual(self.round(), [])
-        del self.pods["web-0"]
-        self.assertEqual(self.round(), ["web-1"])
+    def test_a_lookup_service_that_is_down(self) -> None:
+        for fault in (break_off, break_off_halfway):
+            self.server.answers[NAME] = fault
+            with self.assertLogs(level="ERROR") as log:
+                self.assertFalse(self.relocator.try_round())
+            self.assertIn("/lookup: ", log.output[0])
+        self.assertEqual(self.cluster.evictions(), [])
 
-    def test_one_that_is_not_ready_keeps_the_others(self) -> None:
-        self.pods["web-2"] = pod("web-2", status=NOT_READY)
-        self.assertEqual(self.round(), [])
+    def test_pauses_grow_and_begin_anew(self) -> None:
+        relocator = self.cluster.relocator(RELOCATE_INTERVAL="20")
+        outcomes = iter([False] * 7 + [True, False])
+        with (
+            mock.patch.object(relocator, "try_round", lambda: next(outcomes)),
+            mock.patch.object(relocator.stopping, "wait", side_effect=[False] * 9 + [True]) as wait,
+        ):
+            relocator.run()
+        pauses = [call.args[0] for call in wait.call_args_list]
+        self.assertEqual(pauses, [0, 1, 2, 4, 8, 16, 20, 20, 20, 1])
 
-    def test_back_off_is_doubled_each_time(self) -> None:
-        pauses = []
-        for attempt in range(5):
-            names = self.round()
-            self.assertEqual(len(names), 1, attempt)
-            created = self.created()
-            self.arrive(f"new-{attempt}", "a1", metadata={"creationTimestamp": created})
-            self.assertEqual(self.round(), [])
-            self.assertEqual(self.memory.backed_off(self.now), 1)
-            (move,) = self.memory.moves.values()
-            assert move.until
-            pauses.append(move.until - self.now)
-            self.assertEqual(self.round(pauses[-1] - 1), [])
-            obstacle = "left alone for 1 s: the last one landed elsewhere"
-            self.assertEqual({each.obstacle for each in self.decision.verdicts}, {obstacle})
-        self.round(1)
-        self.assertEqual(self.memory.backed_off(self.now), 0)
-        self.assertEqual(pauses, [600, 1200, 2400, 4800, 9600])
 
-    def created(self) -> str:
-        return datetime.fromtimestamp(self.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+class LookupTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.server = self.enterContext(api_server())
+        self.url = parse_url(f"{self.server.url}/lookup")
 
-    def test_back_off_has_an_end(self) -> None:
-        for attempt in range(40):
-            self.assertEqual(len(self.round(MAX_BACKOFF + 1)), 1, attempt)
-            self.arrive(f"new-{attempt}", "a1")
-            self.round()
-        (move,) = self.memory.moves.values()
-        self.assertEqual(move.failures, 40)
-        self.assertEqual(move.until, self.now + MAX_BACKOFF)
+    def test_each_name_is_asked_for_once(self) -> None:
+        names = [f"n{n}.test" for n in range(40)]
+        self.server.answers = {each: lookup(f"zone-{each}") for each in names[:30]}
+        answers = ask_all(self.url, names * 3)
+        self.assertEqual(len(self.server.requests), 40)
+        for number, each in enumerate(names):
+            found = answers[each]
+            said = found if isinstance(found, str) else found.zone
+            self.assertEqual(said, f"zone-{each}" if number < 30 else "NameNotFound")
 
-    def test_who_has_landed_makes_good_for_former_failures(self) -> None:
-        self.round()
-        self.arrive("new-0", "a1")
-        self.round()
-        self.round(600)
-        self.arrive("new-1")
-        self.round()
-        self.arrive("new-2", "a1")
-        self.round()
-        (move,) = self.memory.moves.values()
-        self.assertEqual(move.failures, 1)
+    def test_what_is_no_name_is_not_asked_for(self) -> None:
+        names = ["", "a b", "a&b", "a\n", "\x1b[31m", "ä.test", "a?b", "x/y"]
+        self.assertEqual(ask_all(self.url, names), dict.fromkeys(names, "InvalidName"))
+        self.assertEqual(self.server.requests, [])
 
-    def test_no_successor(self) -> None:
-        self.assertEqual(self.round(), ["web-0"])
-        self.assertEqual(self.round(599), [])
-        self.assertEqual((self.memory.moving(), self.memory.backed_off(self.now)), (1, 0))
-        self.assertEqual(self.round(1), [])
-        self.assertEqual((self.memory.moving(), self.memory.backed_off(self.now)), (0, 1))
+    def test_if_the_first_fails_the_others_are_not_asked_for(self) -> None:
+        self.server.answers = {"a.test": break_off}
+        with self.assertRaises(LookupFailure):
+            ask_all(self.url, ["a.test", "b.test", "c.test"])
+        self.assertEqual(len(self.server.requests), 1)
 
-    def test_a_successor_that_nobody_knows_where_to_look_for(self) -> None:
-        self.round()
-        self.arrive("new-0")
-        self.now += 60
-        there = world(*self.pods.values(), nodes=self.nodes, said="ResolverTimeout")
-        self.memory = decide(there, self.memory, RULES, self.now).memory
-        self.assertEqual(self.memory.moving(), 1)
+    def test_if_another_fails_the_others_are_answered(self) -> None:
+        self.server.answers = {"a.test": lookup(), "b.test": break_off, "c.test": lookup()}
+        answers = ask_all(self.url, ["a.test", "b.test", "c.test"])
+        self.assertEqual(answers["b.test"], "LookupFailure")
+        self.assertNotIsInstance(answers["c.test"], str)
 
-    def test_the_past_of_who_is_in_its_zone_is_forgotten(self) -> None:
-        self.round()
-        self.arrive("new-0", "a1")
-        self.round()
-        self.pods = {"other": pod("other", "b1", "zone-b")}
-        self.round(300)
-        self.assertEqual(len(self.memory.moves), 1)
-        self.round(300)
-        self.assertEqual(self.memory.moves, {})
+    def test_the_url_may_do_without_the_path(self) -> None:
+        self.server.answers = {"a.test": lookup()}
+        for path in ("", "/", "/lookup", "/lookup/"):
+            answers = ask_all(parse_url(self.server.url + path), ["a.test"])
+            self.assertNotIsInstance(answers["a.test"], str, path)
 
-    def test_a_restart_does_not_shorten_the_back_off(self) -> None:
-        """What was placed for the zone and landed elsewhere just now has probably been moved."""
-        self.arrive("new-0", "a1", metadata={"creationTimestamp": self.created()})
-        self.assertEqual(self.round(599), [])
-        self.assertEqual(self.round(1), ["web-0"])
+    def test_no_names(self) -> None:
+        self.assertEqual(ask_all(self.url, []), {})
 
-    def test_a_new_pod_of_another_origin_keeps_nobody(self) -> None:
-        """It landed where it should, or was placed before the database moved."""
-        for where, zone in (("b1", "zone-b"), ("a1", "zone-a")):
-            created = {"creationTimestamp": self.created()}
-            self.pods["new"] = pod("new", where, zone, metadata=created)
-            self.memory = seen()
-            self.assertEqual(self.round(1), ["web-0"])
-            self.setUp()
 
-    def test_all_successors_must_have_landed(self) -> None:
-        """There may be several, if the workload has grown meanwhile."""
-        self.round()
-        self.arrive("new-0")
-        self.arrive("new-1", status=NOT_READY)
-        self.round()
-        self.assertEqual(self.memory.moving(), 1)
-        self.arrive("new-1")
-        self.round(0)
-        self.assertEqual(self.memory.moving(), 1)  # the next one
-        self.assertNotIn("web-1", self.pods)
+class SettingsTest(unittest.TestCase):
+    def test_bad_ones(self) -> None:
+        for name, values in BAD_SETTINGS.items():
+            for value in values if name != "HOST" else ():
+                with self.subTest(name, value=value), self.assertRaisesRegex(InvalidSetting, name):
+                    RelocationSettings.from_environment({name: value})
 
-    def test_those_that_were_placed_for_another_zone_go_first_then_the_oldest(self) -> None:
-        self.pods = {
-            "there": pod("there", "a1", "zone-b"),
-            "new": pod("new", metadata={"creationTimestamp": "2026-02-02T00:00:00Z"}),
-            "old": pod("old"),
-        }
-        self.assertEqual(self.round(), ["old"])
+    def test_all_are_tested(self) -> None:
+        names = {each.name.upper() for each in fields(RelocationSettings)}
+        self.assertEqual(names, BAD_SETTINGS.keys())
 
-    def test_workloads_do_not_wait_for_each_other_here(self) -> None:
-        self.pods["db-0"] = pod("db-0", metadata={"ownerReferences": owner("StatefulSet", "db")})
-        self.assertEqual(self.round(), ["web-0", "db-0"])
-        self.assertEqual(self.memory.moving(), 2)
+    def test_good_ones(self) -> None:
+        for name, value, expected in GOOD_SETTINGS:
+            with self.subTest(name, value=value):
+                settings = RelocationSettings.from_environment({name: value})
+                self.assertEqual(getattr(settings, name.lower()), expected)
 
-    def test_two_namespaces_have_two_workloads(self) -> None:
-        self.pods["other"] = pod("other", metadata={"namespace": "billing"})
-        self.assertEqual(self.round(), ["web-0", "other"])
-
-    def test_who_has_not_asked_is_not_counted_for_its_workload(self) -> None:
-        self.pods["web-0"] = pod("web-0", metadata={"annotations": {f"{A}/relocate": "false"}})
-        self.assertEqual(self.round(), ["web-1"])
+    def test_misspelt_ones(self) -> None:
+        for name, meant in MISSPELT:
+            with self.subTest(name):
+                warnings = list(RelocationSettings.misspelt({name: ""}))
+                self.assertEqual(len(warnings), 1 if meant else 0, warnings)
+                self.assertTrue(all(f"{meant} is one" in each for each in warnings))
 
 
 class ReportTest(unittest.TestCase):
-    def test_where_a_pod_is_and_where_its_database_is(self) -> None:
-        for where, said, expected in (
-            ("a1", B, ("elsewhere", "zone-a", "zone-b", "")),
-            ("b1", B, ("in_zone", "zone-b", "zone-b", "")),
-            ("a1", "NameNotFound", ("unknown", "zone-a", "", "NameNotFound")),
-            ("", B, ("unknown", "", "zone-b", "no node")),
-            ("gone", B, ("unknown", "", "zone-b", "no node")),
-            ("a1", answer(nodeLabels=[]), ("unknown", "zone-a", "zone-b", "no zone")),
-        ):
-            with self.subTest(where=where, said=said):
-                decision = decide(world(pod(node=where), said=said), seen(), RULES, NOW)
-                (verdict,) = decision.verdicts
-                there = verdict.answer.zone
-                self.assertEqual((verdict.landed, verdict.here, there, verdict.obstacle), expected)
+    def setUp(self) -> None:
+        self.cluster = Cluster(self.enterContext(api_server()))
+        self.server = self.cluster.server
 
-    def test_the_label_that_stands_for_the_zone(self) -> None:
-        rules = RULES._replace(node_label=ZONE_ID)
-        nodes = [node("a1", metadata={"labels": {ZONE_ID: "id-a"}}), node("b1")]
-        said = answer(
-            nodeLabels=[{"key": ZONE_ID, "values": ["id-b"], "weight": 100}],
-            nodeSelector={ZONE: None, ZONE_ID: "id-b"},
+    def report(self, asks: str = "", **query: str) -> list[str]:
+        api = Client(parse_url(self.server.url))
+        lines = report(api, self.cluster.settings(RELOCATE_AFTER="300"), asks, query)
+        self.assertEqual(self.server.created, [])
+        return lines
+
+    def test_who_is_elsewhere(self) -> None:
+        self.cluster.pods.append(pod("web-2", "b1"))
+        lines = self.report()
+        self.assertEqual(re.split(r"\s{3,}", lines[0]), list(COLUMNS))
+        rows = [re.split(r"\s{3,}", line) for line in lines[1:3]]
+        shared = ["zone-b", "zone-a", "2026-01-01T00:00Z"]
+        self.assertEqual(rows[0], ["shop", "Deployment/web", "web-0", NAME, *shared, "evict"])
+        self.assertEqual(rows[1][-1], "nothing: another Pod of its workload goes first")
+        self.assertEqual(
+            lines[4:],
+            [
+                "3 Pods: 1 in their database's zone, 2 elsewhere, 0 unknown.",
+                "1 would be evicted, at most 3 at once, if the answers stay the same for 300 s.",
+            ],
         )
-        (verdict,) = decide(world(pod(), nodes=nodes, said=said), Memory(), rules, NOW).verdicts
-        self.assertEqual((verdict.here, verdict.answer.zone), ("id-a", "id-b"))
 
-    def test_several_zones_are_all_named(self) -> None:
-        spread = [{"key": ZONE, "values": ["zone-c", "zone-b"], "weight": 100}]
-        said = answer(zone=None, nodeLabels=spread, nodeSelector={ZONE: None})
-        self.assertEqual(said.zone, "zone-b,zone-c")
+    def test_nobody_is_elsewhere(self) -> None:
+        self.cluster.pods[:] = [pod("web-0", "b1")]
+        self.assertEqual(
+            self.report(), ["1 Pods: 1 in their database's zone, 0 elsewhere, 0 unknown."]
+        )
 
+    def test_pods_that_were_never_placed(self) -> None:
+        self.cluster.pods[:] = [pod("web-0", metadata={"labels": None})]
+        self.assertIn("nothing: it was not placed when it was created", self.report()[1])
+        self.assertNotIn("labelSelector", self.server.asked("GET", PODS)[0].query)
 
-class ParseTest(unittest.TestCase):
-    def test_workloads(self) -> None:
-        for metadata, expected in WORKLOADS:
-            with self.subTest(metadata):
-                parsed = Pod.from_json(pod(metadata=metadata))
-                assert parsed
-                self.assertEqual(str(parsed.workload), expected)
+    def test_pods_without_the_annotation(self) -> None:
+        self.cluster.pods[:] = [
+            pod("web-0", metadata={"annotations": None, "labels": None}),
+            pod("web-1", "b1", metadata={"annotations": None}),
+        ]
+        path = "/api/v1/namespaces/shop/pods"
+        self.server.lists[path] = self.cluster.pods
+        lines = self.report(NAME, namespace="shop", labelSelector="app=web,tier in (a, b)")
+        self.assertIn(NAME, lines[1])
+        self.assertEqual(lines[3], "2 Pods: 1 in their database's zone, 1 elsewhere, 0 unknown.")
+        (request,) = self.server.asked("GET", path)
+        self.assertEqual(request.query["labelSelector"], "app=web,tier in (a, b)")
+        self.assertEqual(
+            self.report(), ["0 Pods: 0 in their database's zone, 0 elsewhere, 0 unknown."]
+        )
 
-    def test_pods_that_do_not_concern_us(self) -> None:
-        for changes in NO_PODS:
-            with self.subTest(changes):
-                self.assertIsNone(Pod.from_json(pod(**changes)))
+    def test_a_workload_that_is_not_whole(self) -> None:
+        self.server.objects = {}
+        self.assertIn("nothing: not all Pods of its workload", self.report()[1])
 
-    def test_a_pod_as_if_it_had_the_annotation(self) -> None:
-        for before in (None, {A: "other.example"}):
-            parsed = Pod.from_json(pod(metadata={"annotations": before}), NAME)
-            assert parsed
-            self.assertEqual(parsed.asks, NAME)
-
-    def test_the_least_that_a_pod_has(self) -> None:
-        least = {"namespace": "n", "name": "x", "uid": "u", "creationTimestamp": LONG_AGO}
-        parsed = Pod.from_json({"metadata": least, "spec": {}}, NAME)
-        assert parsed
-        self.assertEqual((parsed.node, parsed.is_ready, parsed.placed), ("", False, {}))
-
-    def test_the_least_that_a_node_has(self) -> None:
-        parsed = Node.from_json({"metadata": {"name": "x"}})
-        self.assertEqual((parsed.labels, parsed.is_open, parsed.taints), ({}, False, ()))
-
-    def test_bad_answers(self) -> None:
-        for body in BAD_ANSWERS:
-            with self.subTest(body), self.assertRaises(ValueError):
-                Answer.from_json(body)
-
-    def test_no_answer_welcomes_nobody(self) -> None:
-        self.assertFalse(NO_ANSWER.welcomes({ZONE: "zone-a"}))
-
-    def test_a_claim_is_its_namespace_s(self) -> None:
-        bound = Volume.from_json(volume())
-        assert bound
-        self.assertEqual(bound.claim, Claim("shop", "data-web-1"))
-
-    def test_owners(self) -> None:
-        for changes, expected in OWNERS:
-            with self.subTest(changes):
-                self.assertEqual(is_whole(merged(deepcopy(WHOLE), changes)), expected)
+    def test_names_without_an_answer(self) -> None:
+        self.cluster.pods[:] = [
+            pod(f"p{n}", metadata={"annotations": {A: f"n{n % 25}.test"}}) for n in range(50)
+        ]
+        self.cluster.pods.append(pod("x", metadata={"annotations": {A: "\x1b[31m"}}))
+        lines = self.report()
+        self.assertIn("51 unknown", lines[0])
+        self.assertIn("unknown: 'n0.test': NameNotFound, 2 Pods", lines)
+        self.assertEqual(lines[-1], "unknown: 6 more names")
+        self.assertEqual(len(lines), 22)
+        self.assertNotIn("\x1b", "".join(lines))
 
 
-class RandomTest(unittest.TestCase):
-    """Whatever there is, nobody is evicted who must not be."""
+class MetricsPortTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.relocator = Cluster(self.enterContext(api_server())).relocator()
+        listener = listen("127.0.0.1", 0)
+        server = MetricsServer(listener, self.relocator.metrics.families)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        self.addCleanup(thread.join, DEADLINE)
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        self.remote = Remote(listener.getsockname()[1])
 
-    def test_invariants(self) -> None:
-        dice = random.Random(7)
-        count = 0
-        for _ in range(300):
-            pods = [self.some_pod(dice, n) for n in range(dice.randrange(1, 8))]
-            nodes = [node(name) for name in ("a1", "b1", "c1") if dice.random() < 0.9]
-            said = SAID[dice.choice("bcsmp-")]
-            memory = seen(dice.choice([0, 400]), said if isinstance(said, Answer) else None)
-            decision = decide(world(*pods, nodes=nodes, said=said), memory, RULES, NOW)
-            workloads = [each.pod.workload for each in decision.evictions()]
-            count += len(workloads)
-            self.assertEqual(len(workloads), len(set(workloads)))
-            self.assertEqual(len(decision.verdicts), len(pods))
-            for each in decision.evictions():
-                self.assertTrue(each.pod.relocates and each.pod.is_ready and each.pod.placed)
-                self.assertFalse(each.pod.is_terminating)
-                self.assertIn(said, (B, C))
-                self.assertNotEqual(each.here, each.answer.zone)
-                self.assertIn(
-                    f"{each.answer.zone[-1]}1", {item["metadata"]["name"] for item in nodes}
-                )
-        self.assertGreater(count, 20)  # of the dice, not of the clock
+    def test_all_samples_are_there_before_the_first_round(self) -> None:
+        samples = [line.partition(" ")[0] for line in self.samples()]
+        for outcome in OUTCOMES:
+            self.assertIn(
+                f'automatic_zone_placement_relocation_evictions_total{{outcome="{outcome}"}}',
+                samples,
+            )
+        ours = [each for each in samples if each.startswith("automatic_zone_placement_relocation")]
+        self.assertEqual(len(ours), 3 + 4 + 2 + 3)
+        self.assertIn("process_resident_memory_bytes", samples)
 
-    def some_pod(self, dice: random.Random, number: int) -> Json:
-        relocate = dice.choice(["true", "true", "true", "false"])
-        metadata: Json = {
-            "annotations": {f"{A}/relocate": relocate},
-            "ownerReferences": dice.choice(
-                [owner("ReplicaSet", f"{dice.choice('xy')}-5d4f"), owner("StatefulSet", "z"), None]
-            ),
+    def samples(self) -> list[str]:
+        response = self.remote.request("/metrics")
+        self.assertEqual(response.status, 200)
+        self.assertTrue(response.headers["Content-Type"].startswith("text/plain; version=0.0.4"))
+        return [line for line in response.body.splitlines() if not line.startswith("#")]
+
+    def test_no_sample_comes_later(self) -> None:
+        """The table of a counter must not grow while it is read in another thread."""
+        before = [line.partition(" ")[0] for line in self.samples()]
+        self.relocator.try_round()
+        self.assertEqual([line.partition(" ")[0] for line in self.samples()], before)
+        self.assertEqual(self.remote.metric('relocation_evictions_total{outcome="evicted"}'), 1)
+        self.assertEqual(self.remote.metric('relocation_rounds_total{outcome="success"}'), 1)
+        self.assertEqual(self.remote.metric('relocation_pods{landed="elsewhere"}'), 2)
+        self.assertGreater(self.remote.metric("relocation_last_success_timestamp_seconds"), 1e9)
+
+    def test_health(self) -> None:
+        self.assertEqual(self.remote.request("/healthz").body, {"status": "ok"})
+
+    def test_nothing_else(self) -> None:
+        response = self.remote.request("/x")
+        self.assertEqual((response.status, response.body["reason"]), (404, "NotFound"))
+
+    def test_too_many_connections_are_closed(self) -> None:
+        self.enterContext(mock.patch.object(metrics_port, "MAX_CONNECTIONS", 0))
+        self.enterContext(mock.patch.object(metrics_port.MetricsHandler, "timeout", 2 * DEADLINE))
+        with self.remote.connect() as connection:
+            self.assertEqual(connection.recv(1), b"")
+
+    def test_one_that_sends_nothing_is_closed(self) -> None:
+        self.enterContext(mock.patch.object(metrics_port.MetricsHandler, "timeout", 0.05))
+        with self.remote.connect() as connection:
+            self.assertEqual(connection.recv(1), b"")
+
+
+class ProcessTest(unittest.TestCase):
+    """`python3 -m relocation` as a process."""
+
+    def setUp(self) -> None:
+        self.cluster = Cluster(self.enterContext(api_server()))
+
+    def complete(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *PROGRAM, *arguments],
+            env={"PATH": os.environ["PATH"], "PORT": "0"} | environment,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+
+    @contextmanager
+    def running(self, **environment: str) -> Iterator[subprocess.Popen[str]]:
+        more = self.cluster.environment(PORT="0", HOST="127.0.0.1", RELOCATE_INTERVAL="0.1")
+        with subprocess.Popen(
+            [sys.executable, *PROGRAM],
+            env={"PATH": os.environ["PATH"]} | more | environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                with suppress(ProcessLookupError):
+                    process.kill()
+
+    def test_it_evicts_and_ends(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.cluster.server.created.clear()
+            with self.subTest(number), self.running() as process:
+                wait_until(lambda: len(self.cluster.evictions()) == 1)
+                process.send_signal(number)
+                _, log = process.communicate(timeout=DEADLINE)
+                self.assertEqual(process.returncode, 0)
+                self.assertRegex(log, "pod=shop/web-0 .*: evicted")
+                self.assertTrue(log.endswith("INFO stopped\n"))
+
+    def test_it_ends_in_the_middle_of_a_call_that_hangs(self) -> None:
+        asked, done = threading.Event(), threading.Event()
+
+        def hang(_connection: object) -> None:
+            asked.set()
+            done.wait(DEADLINE)
+
+        self.addCleanup(done.set)
+        for path in (f"GET {NODES}", "GET /lookup"):
+            asked.clear()
+            self.cluster.server.faults[path] = [hang] * 100
+            with self.subTest(path), self.running() as process:
+                self.assertTrue(asked.wait(DEADLINE))
+                process.terminate()
+                process.communicate(timeout=DEADLINE)
+                self.assertEqual(process.returncode, 0)
+            self.cluster.server.faults.clear()
+
+    def test_a_second_signal_ends_it_at_once(self) -> None:
+        done = threading.Event()
+        self.addCleanup(done.set)
+
+        def hang(_connection: object) -> None:
+            done.wait(DEADLINE)
+
+        self.cluster.server.faults[f"GET {NODES}"] = [hang] * 9
+        with self.running() as process:
+            wait_until(lambda: bool(self.cluster.server.requests))
+            process.terminate()
+            time.sleep(0.1)  # two at once are one
+            process.terminate()
+            self.assertEqual(process.wait(DEADLINE), 128 + signal.SIGTERM)
+
+    def test_an_api_server_that_comes_later(self) -> None:
+        self.cluster.server.faults[f"GET {NODES}"] = [refusal(503), break_off]
+        with self.running():
+            wait_until(lambda: len(self.cluster.evictions()) == 1)
+
+    def test_bad_settings(self) -> None:
+        for name in ("HOST", "RELOCATE_AFTER"):
+            environment = self.cluster.environment() | {name: BAD_SETTINGS[name][0]}
+            with self.subTest(name):
+                run = self.complete(**environment)
+                self.assertEqual((run.returncode, len(run.stderr.splitlines())), (2, 1), run.stderr)
+                self.assertIn(name, run.stderr)
+
+    def test_outside_of_a_cluster(self) -> None:
+        run = self.complete()
+        self.assertEqual(run.returncode, 2)
+        self.assertIn("KUBERNETES_URL is not set", run.stderr)
+
+    def test_bad_arguments(self) -> None:
+        for arguments, named in BAD_ARGUMENTS:
+            complaint = io.StringIO()
+            with self.subTest(arguments), redirect_stderr(complaint):
+                with self.assertRaises(SystemExit) as caught:
+                    parse_arguments(arguments)
+                self.assertEqual(caught.exception.code, 2)
+                self.assertIn(named, complaint.getvalue())
+
+    def test_help(self) -> None:
+        run = self.complete("--help", RELOCATE_AFTER="7")
+        self.assertEqual(run.returncode, 0)
+        for name in BAD_SETTINGS:
+            self.assertIn(name, run.stdout)
+        self.assertIn("RELOCATE_AFTER (default '300', now '7')", run.stdout)
+
+    def test_a_report(self) -> None:
+        run = self.complete("--report", **self.cluster.environment(RELOCATE_AFTR="1"))
+        self.assertEqual(run.returncode, 0)
+        self.assertIn("2 Pods: 0 in their database's zone, 2 elsewhere", run.stdout)
+        self.assertRegex(run.stderr, "^warning: .*RELOCATE_AFTR.*RELOCATE_AFTER is one\n$")
+        self.assertEqual(self.cluster.server.created, [])
+
+    def test_a_report_of_what_cannot_be_read(self) -> None:
+        self.cluster.server.faults[f"GET {NODES}"] = [refusal(403, "Forbidden", "forbidden")]
+        run = self.complete("--report", **self.cluster.environment())
+        self.assertEqual((run.returncode, run.stdout), (1, ""))
+        self.assertEqual(run.stderr, f"GET {NODES}: forbidden\n")
+
+    def test_a_report_without_a_lookup_service(self) -> None:
+        self.cluster.server.answers = {NAME: break_off}
+        run = self.complete("--report", **self.cluster.environment())
+        self.assertEqual((run.returncode, run.stdout), (1, ""))
+        self.assertRegex(run.stderr, r"^http://127\.0\.0\.1:\d+/lookup: .+\n$")
+
+    def test_a_reader_of_the_report_that_has_enough(self) -> None:
+        self.cluster.pods[:] = [pod(f"web-{n}") for n in range(2000)]
+        run = subprocess.run(
+            ["sh", "-c", '"$0" -m relocation --report | true', sys.executable],
+            env={"PATH": os.environ["PATH"]} | self.cluster.environment(),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+        self.assertEqual(run.stderr, "")
+
+
+class DocumentationTest(unittest.TestCase):
+    """The tables of docs/relocation.md have what the code has, no more and no less."""
+
+    def table(self, header: str) -> list[list[str]]:
+        """The cells of the table with this header, without what is code in them marked as such."""
+        page = (ROOT / "docs" / "relocation.md").read_text()
+        rows = page.partition(f"{header}\n")[2].partition("\n\n")[0].splitlines()[1:]
+        return [[cell.strip(" `") for cell in row.split("|")[1:-1]] for row in rows]
+
+    def test_settings(self) -> None:
+        documented = {
+            name: default for name, default, _ in self.table("| variable | default | meaning |")
         }
-        if dice.random() < 0.1:
-            metadata["deletionTimestamp"] = LONG_AGO
-        changes: Json = {"metadata": metadata}
-        if dice.random() < 0.1:
-            changes["status"] = NOT_READY
-        return pod(f"pod-{number}", dice.choice(["a1", "a1", "b1", "c1", ""]), **changes)
+        known = {each.name.upper(): each.metadata["default"] for each in fields(RelocationSettings)}
+        self.assertEqual(documented, known | {"HOST": "all interfaces"})
+
+    def test_metrics(self) -> None:
+        relocator = Relocator(
+            Client(parse_url("http://x")), RelocationSettings.from_environment({})
+        )
+        lines = b"".join(render([each]) for each in relocator.metrics.families()).decode()
+        types = dict(
+            re.findall(r"^# TYPE automatic_zone_placement_(\w+) (\w+)$", lines, re.MULTILINE)
+        )
+        documented = {
+            name: kind for name, kind, _ in self.table("| metric | type | what it counts |")
+        }
+        self.assertEqual(documented, types | {"log_lines_dropped_total": "counter"})
 
 
 if __name__ == "__main__":

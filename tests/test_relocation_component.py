@@ -8,11 +8,12 @@ import unittest
 from typing import Any
 
 from common.kubernetes import Client, parse_url
-from relocation.__main__ import RelocationSettings, report
+from relocation.report import report
+from relocation.settings import RelocationSettings
 from tests.api_server import ApiServer, Request, api_server
 from tests.manifests import EXAMPLE, NAME, Objects, choose, container, overlay, pod_spec
-from tests.test_relocate import Cluster, deployment
-from tests.test_relocation import owner, pod
+from tests.test_relocation import Cluster, deployment
+from tests.test_relocation_decision import owner, pod
 
 COMPONENT = "deploy/components/relocation"
 TEXT = (EXAMPLE / "kustomization.yaml").read_text()

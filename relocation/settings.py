@@ -1,0 +1,57 @@
+"""The settings of relocation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.kubernetes import optional_url
+from common.names import ZONE_ID_LABEL, ZONE_LABEL
+from common.settings import LOG_LEVELS, Settings, one_of, seconds, setting, text, whole_number
+from relocation.landings import Rules
+
+
+@dataclass(frozen=True)
+class RelocationSettings(Settings):
+    """The settings of relocation."""
+
+    host: str = setting("", text, "the address to serve metrics on; by default all, IPv4 and IPv6")
+    port: int = setting("8080", whole_number(65535), "the port; 0 takes a free one and logs it")
+    log_level: str = setting(
+        "INFO",
+        one_of(*LOG_LEVELS),
+        f"{', '.join(LOG_LEVELS)}; DEBUG says in each round who is elsewhere, and why they stay",
+    )
+    node_label: str = setting(
+        ZONE_LABEL,
+        one_of(ZONE_LABEL, ZONE_ID_LABEL),
+        f"the label that stands for a node's zone: {ZONE_LABEL} or {ZONE_ID_LABEL}",
+    )
+    kubernetes_url: str = setting(
+        "",
+        optional_url,
+        "an API server that needs no token: `kubectl proxy`; by default the cluster's",
+    )
+    lookup_url: str = setting(
+        "http://automatic-zone-placement:8080/lookup", optional_url, "the lookup service"
+    )
+    relocate_interval: float = setting("60", seconds(0.1), "seconds from one round to the next")
+    relocate_after: float = setting(
+        "300", seconds(), "seconds for which a database must have been in its new zone"
+    )
+    relocate_backoff: float = setting(
+        "600",
+        seconds(1),
+        "seconds for which a workload is left alone if its Pod landed elsewhere; doubled each time",
+    )
+    relocate_max_concurrent: int = setting(
+        "3", whole_number(1000), "workloads of which a Pod is on the move at once; 0 moves nobody"
+    )
+
+    def rules(self) -> Rules:
+        """What of it the decision follows."""
+        return Rules(
+            node_label=self.node_label,
+            after=self.relocate_after,
+            backoff=self.relocate_backoff,
+            longest_gap=2 * self.relocate_interval,
+        )
