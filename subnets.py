@@ -43,6 +43,7 @@ def pasted_table(node_label: str = ZONE_LABEL) -> SubnetTable:
     loader = TableReader(node_label)
     name = "SUBNETS_DATA: "
     loader.begin(name)
+    loader.note_time_of(__file__)
     loader.add_document(SUBNETS_DATA)
     if _has_stray_list(_own_source()):
         loader.add_problem(f"{name}a second list stands below the first; make one list of both")

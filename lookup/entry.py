@@ -1,4 +1,4 @@
-"""One entry of a table: its address block and its place, and what is wrong with it. No I/O."""
+"""One entry of a table: its address block and its location, and what is wrong with it. No I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from ipaddress import IPv4Network
 
 from common.errors import shown
 from common.names import ZONE_ID_LABEL, ZONE_LABEL
-from lookup.table import Block, Place, netmask
+from lookup.table import Block, netmask
+from lookup.zones import Location
 
 # The keys that are read, by what is left of them if case does not count.
 KEYS = {
@@ -58,10 +59,10 @@ def block_of(raw: dict[str, object]) -> Block | None:
     return None if address & ~netmask(length) else (address, length)
 
 
-def place_of(raw: dict[str, object]) -> Place:
-    """The place of an entry that has no problems."""
+def location_of(raw: dict[str, object]) -> Location:
+    """The location of an entry that has no problems."""
     labels = raw.get("NodeLabels")
-    return Place(
+    return Location(
         zone=str(raw["AvailabilityZone"]),
         zone_id=text_of(raw, "AvailabilityZoneId"),
         labels=tuple(labels.items()) if isinstance(labels, dict) else (),
@@ -80,7 +81,7 @@ def problems_of(raw: dict[str, object]) -> Iterator[str]:
         yield f"CIDRBlock {shown(one)} is not the same as CidrBlock {shown(other)}"
     elif block_of(raw) is None:
         yield _cidr_problem(cidr_in(raw))
-    yield from place_problems(raw)
+    yield from location_problems(raw)
 
 
 @lru_cache(maxsize=1024)
@@ -108,7 +109,7 @@ def _cidr_problem(cidr: object) -> str:
     return f"CIDRBlock {shown(cidr)} has host bits set; the subnet is {network}"
 
 
-def place_problems(raw: dict[str, object]) -> Iterator[str]:
+def location_problems(raw: dict[str, object]) -> Iterator[str]:
     yield from _value_problems("AvailabilityZone", raw.get("AvailabilityZone"))
     if raw.get("AvailabilityZoneId") is not None:
         yield from _value_problems("AvailabilityZoneId", raw["AvailabilityZoneId"])

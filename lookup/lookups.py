@@ -65,6 +65,21 @@ class Lookups:
                 lambda: int(self.placement.table.is_example),
             ),
             Gauge(
+                "subnets_warnings",
+                "What is usable but looks wrong about the table; the log has the sentences.",
+                lambda: len(self.placement.table.warnings),
+            ),
+            Gauge(
+                "subnets_fingerprint",
+                "A hash of the table: replicas with the same table have the same.",
+                lambda: self.placement.table.fingerprint,
+            ),
+            Gauge(
+                "subnets_modified_timestamp_seconds",
+                "When the file with the table was changed last, in Unix time.",
+                lambda: self.placement.table.modified_at or math.nan,
+            ),
+            Gauge(
                 "subnets_loaded_timestamp_seconds",
                 "When the table was read, in Unix time.",
                 lambda: self.loaded_at,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
 from ipaddress import IPv4Address
-from typing import NamedTuple, final
+from typing import NamedTuple
 
 from common.names import ZONE_ID_LABEL, ZONE_LABEL
+from lookup.zones import Location, ZoneNames, zone_text_of
 
 
 class InvalidSubnets(ValueError):
@@ -19,15 +21,6 @@ class InvalidSubnets(ValueError):
 
 # The network's address as a number, and the length of its prefix.
 Block = tuple[int, int]
-
-
-@final
-class Place(NamedTuple):
-    """All of a subnet but its address block; `labels` are the entry's own `NodeLabels`."""
-
-    zone: str
-    zone_id: str | None = None
-    labels: tuple[tuple[str, str], ...] = ()
 
 
 class Subnet(NamedTuple):
@@ -53,12 +46,8 @@ class Subnet(NamedTuple):
         return (*self.labels, (ZONE_LABEL, self.zone))
 
 
-def zone_text_of(zone: str, zone_id: str | None) -> str:
-    return f"zone {zone}" + (f" ({zone_id})" if zone_id else "")
-
-
 # The subnets of one prefix length, by the network's address as a number.
-Level = dict[int, "Place | Subnet"]
+Level = dict[int, "Location | Subnet"]
 
 
 class SubnetTable:
@@ -66,21 +55,35 @@ class SubnetTable:
 
     `levels` has for each prefix length in use a dictionary, so a match costs at
     most 33 probes, whatever the number of subnets. It takes some 75 bytes a subnet:
-    a `Subnet` is made when it is found for the first time. `zones` are the names and
-    ids of all zones; `warnings` holds sentences about what is usable but looks wrong;
-    `is_example` tells the table that is shipped, or one that has some of it left.
+    a `Subnet` is made when it is found for the first time.
+
+    `warnings` holds sentences about what is usable but looks wrong; `is_example` tells the
+    table that is shipped, or one that has some of it left; `modified_at` is when its files
+    were changed last, in Unix time, or None. `zones` are the names and ids of all zones.
+    `fingerprint` is a number below 2^48, so that a metric holds it to the last bit; tables
+    with the same subnets have the same, in whatever order these were given.
     """
 
     def __init__(
-        self, levels: Mapping[int, Level], warnings: Iterable[str] = (), is_example: bool = False
+        self,
+        levels: Mapping[int, Level],
+        warnings: Iterable[str] = (),
+        node_label: str = ZONE_LABEL,
+        is_example: bool = False,
+        modified_at: float | None = None,
     ) -> None:
         self._levels = [
             (netmask(length), levels[length]) for length in sorted(levels, reverse=True)
         ]
         self.warnings = tuple(warnings)
         self.is_example = is_example
-        found = {(s.zone, s.zone_id) for level in levels.values() for s in level.values()}
-        self.zones = frozenset(text for pair in found for text in pair if text is not None)
+        self.modified_at = modified_at
+        self.has_ipv6 = False
+        found = {Location(*s[-3:]) for level in levels.values() for s in level.values()}
+        self.zones = frozenset(text for s in found for text in s[:2] if text is not None)
+        self._by_id = node_label == ZONE_ID_LABEL
+        self._ambiguous = ZoneNames(found).ambiguous
+        self.fingerprint = _fingerprint(levels)
 
     def __len__(self) -> int:
         return sum(len(level) for _, level in self._levels)
@@ -99,11 +102,33 @@ class SubnetTable:
         for mask, level in self._levels:
             found = level.get(value & mask)
             if found is not None:
-                if type(found) is Place:
+                if type(found) is Location:
                     cidr = cidr_of(value & mask, mask.bit_count())
                     level[value & mask] = found = Subnet(cidr, *found)
                 return found
         return None
+
+    def is_ambiguous(self, subnet: Subnet) -> bool:
+        """Whether the node label of the subnet's zone may stand for another zone as well.
+
+        That is so where the label has the zone's name, and the name has several ids in the
+        table, or its id has several names: as where tables of AWS accounts were merged. An id
+        is the same for all accounts. So with `ZONE_ID_LABEL` it is so only where a subnet
+        has no id of its own, and the ids that others have for its zone's name contradict.
+        """
+        has_id = self._by_id and subnet.zone_id is not None
+        return not has_id and subnet.zone in self._ambiguous
+
+
+def _fingerprint(levels: Mapping[int, Level]) -> int:
+    groups: dict[tuple[int, tuple[object, ...]], list[int]] = {}
+    for length, level in levels.items():
+        for address, found in level.items():
+            groups.setdefault((length, tuple(found)[-3:]), []).append(address)
+    digest = sha256()
+    for group in sorted(groups, key=repr):
+        digest.update(f"{group} {sorted(groups[group])}\n".encode())
+    return int.from_bytes(digest.digest()[:6])
 
 
 def netmask(length: int) -> int:

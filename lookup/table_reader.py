@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
+import os
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -14,42 +16,29 @@ from common.names import ZONE_ID_LABEL, ZONE_LABEL
 from lookup.entry import (
     block_of,
     is_ipv6_only,
+    location_of,
+    location_problems,
     meant,
-    place_of,
-    place_problems,
     problems_of,
     text_of,
 )
 from lookup.json_stream import Reader, Unreadable, chunks, pieces
-from lookup.table import (
-    Block,
-    InvalidSubnets,
-    Level,
-    Place,
-    SubnetTable,
-    cidr_of,
-    netmask,
+from lookup.table import Block, InvalidSubnets, Level, SubnetTable, cidr_of, netmask
+from lookup.zones import (
+    HINT_SHARED,
+    Location,
+    ZoneNames,
+    have_one_id,
+    without_id,
     zone_text_of,
 )
 
 # Problems, and warnings, that are listed: who has more has made one mistake many times.
 MAX_SENTENCES = 200
 
-# Zones or ids that one sentence lists.
-MAX_LISTED = 16
-
 _EXAMPLE = (
     'the table has entries with the key "Example": it is the one that is shipped to try the '
     "service with, and no Pod is placed right by it; put yours in its place"
-)
-_USE_IDS = f"NODE_LABEL={ZONE_ID_LABEL} (for python3 subnets.py: --node-label)"
-_HINT_SHUFFLED = (
-    "AWS accounts can have different names for one zone, only its id is the same for all: "
-    f"set {_USE_IDS}"
-)
-_HINT_SHARED = (
-    "AWS accounts can have different names for one zone, and by its id it is one: with "
-    f"{_USE_IDS} names do not matter; otherwise keep what the cluster's own account says"
 )
 
 
@@ -89,6 +78,7 @@ def read_files(paths: Sequence[str], node_label: str = ZONE_LABEL) -> SubnetTabl
     loader = TableReader(node_label)
     for path in paths:
         loader.begin(f"{_name_of(path)}: ")
+        loader.note_time_of(path)
         loader.add_text(chunks(path))
     return loader.table(f"{', '.join(map(_name_of, paths))}: ")
 
@@ -100,7 +90,7 @@ def _name_of(path: str) -> str:
 class Origin(NamedTuple):
     """What an entry says besides its address block; one object for all entries that say it."""
 
-    place: Place
+    location: Location
     document: str
     vpc: str | None
     owner: str | None
@@ -114,6 +104,7 @@ class TableReader:
     """
 
     def __init__(self, node_label: str) -> None:
+        self.node_label = node_label
         self.by_id = node_label == ZONE_ID_LABEL
         self.levels: defaultdict[int, dict[int, Origin]] = defaultdict(dict)
         self.indices: defaultdict[int, array[int]] = defaultdict(lambda: array("I"))
@@ -121,12 +112,18 @@ class TableReader:
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self.is_example = False
+        self.modified_at: float | None = None
         self.begin("")
 
     def begin(self, source: str) -> None:
         """What follows is from another source; what is said of it begins with this."""
         self.source = self.document = source
         self.documents = 0
+
+    def note_time_of(self, path: str) -> None:
+        """The table is as old as the file that was changed last, through all symbolic links."""
+        with suppress(OSError):  # a standard input has none that says anything
+            self.modified_at = max(self.modified_at or 0.0, os.stat(path).st_mtime)
 
     # From texts to documents, entries, and address blocks.
 
@@ -219,8 +216,8 @@ class TableReader:
             known = self.origins.get(key)
         except TypeError:  # a list or an object among them
             known = None
-        if known is None and not any(place_problems(raw)):
-            known = self.origins[key] = Origin(place_of(raw), self.document, *key[-2:])
+        if known is None and not any(location_problems(raw)):
+            known = self.origins[key] = Origin(location_of(raw), self.document, *key[-2:])
         return known
 
     def add_subnet(self, block: Block, origin: Origin, index: int) -> None:
@@ -230,32 +227,32 @@ class TableReader:
         if known is None:
             level[address] = origin
             self.indices[length].append(index)
-        elif known.place != origin.place:
+        elif known.location != origin.location:
             self.merge(block, origin, index)
 
     def merge(self, block: Block, origin: Origin, index: int) -> None:
         """Adds what another entry says of a block: it may know the id of the zone."""
         address, length = block
         known = self.levels[length][address]
-        one, other = known.place, origin.place
+        one, other = known.location, origin.location
         if not self.is_one_zone(one, other) or one.labels != other.labels:
             self.add_problem(self.contradiction(block, origin, f"{origin.document}entry {index}"))
         elif one.zone_id is None:
-            completed = known._replace(place=one._replace(zone_id=other.zone_id))
+            completed = known._replace(location=one._replace(zone_id=other.zone_id))
             self.levels[length][address] = self.origins.setdefault(completed, completed)
 
-    def is_one_zone(self, one: Place, other: Place) -> bool:
+    def is_one_zone(self, one: Location, other: Location) -> bool:
         """By the name, unless ids are what counts: it may be another zone's in each account."""
         if one.zone == other.zone:
             return one.zone_id == other.zone_id or None in (one.zone_id, other.zone_id)
-        return self.by_id and _have_one_id(one, other)
+        return self.by_id and have_one_id(one, other)
 
     def contradiction(self, block: Block, origin: Origin, where: str) -> str:
         cidr, before = cidr_of(*block), self.where(block)
         known = self.levels[block[1]][block[0]]
-        if self.is_one_zone(known.place, origin.place):
+        if self.is_one_zone(known.location, origin.location):
             return f"{where}: {cidr} has other NodeLabels in {before}"
-        hint = f". {_HINT_SHARED}" if _have_one_id(known.place, origin.place) else ""
+        hint = f". {HINT_SHARED}" if have_one_id(known.location, origin.location) else ""
         return f"{where}: {cidr} is in {_told(origin)}; in {before} it is in {_told(known)}{hint}"
 
     def where(self, block: Block) -> str:
@@ -281,22 +278,22 @@ class TableReader:
             self.problems = [f"{source}the list of subnets is empty", *self.warnings]
         if self.problems:
             raise InvalidSubnets(self.problems)
-        places = self.places()
-        about_zones = (_without_id if self.by_id else _shuffled)(places.values())
+        locations = {each.location for level in self.levels.values() for each in level.values()}
+        names = ZoneNames(locations)
+        finished = {each: names.completed(each) if self.by_id else each for each in locations}
+        about_zones = without_id(finished.values()) if self.by_id else names.warnings()
         example = [_EXAMPLE] if self.is_example else []
         warnings = chain(example, about_zones, self.warnings, self.overlaps())
         listed = list(islice(warnings, MAX_SENTENCES + 1))
         if len(listed) > MAX_SENTENCES:
             listed[-1] = "and further warnings"
-        return SubnetTable(dict(self.finished_levels(places)), listed, self.is_example)
-
-    def places(self) -> dict[Place, Place]:
-        """What becomes of each place: with the zone-id label, those without an id are given one."""
-        places = {origin.place for level in self.levels.values() for origin in level.values()}
-        if not self.by_id:
-            return {place: place for place in places}
-        names, ids = _names_and_ids(places)
-        return {place: _completed(place, names, ids) for place in places}
+        return SubnetTable(
+            dict(self.finished_levels(finished)),
+            listed,
+            node_label=self.node_label,
+            is_example=self.is_example,
+            modified_at=self.modified_at,
+        )
 
     def overlaps(self) -> Iterator[str]:
         """Warnings: a subnet inside one of another VPC; no route can lead to both."""
@@ -326,11 +323,13 @@ class TableReader:
         origin = self.levels[block[1]][block[0]]
         return f"{cidr_of(*block)} in {_told(origin)} ({self.where(block)})"
 
-    def finished_levels(self, places: Mapping[Place, Place]) -> Iterator[tuple[int, Level]]:
+    def finished_levels(
+        self, locations: Mapping[Location, Location]
+    ) -> Iterator[tuple[int, Level]]:
         """The table's levels; for each, one of our own goes, because both would be large."""
         while self.levels:
             length, level = self.levels.popitem()
-            yield length, {address: places[origin.place] for address, origin in level.items()}
+            yield length, {address: locations[origin.location] for address, origin in level.items()}
 
 
 def _no_object(raw: object) -> str:
@@ -340,57 +339,6 @@ def _no_object(raw: object) -> str:
 
 def _told(origin: Origin) -> str:
     """The zone, and the VPC and its owner as far as they are known."""
-    zone = zone_text_of(origin.place.zone, origin.place.zone_id)
+    zone = zone_text_of(origin.location.zone, origin.location.zone_id)
     source = " of ".join(shown(name) for name in (origin.vpc, origin.owner) if name)
     return ", ".join(filter(None, (zone, source)))
-
-
-def _have_one_id(one: Place, other: Place) -> bool:
-    return one.zone_id is not None and one.zone_id == other.zone_id
-
-
-# What looks wrong about the zones.
-
-
-def _names_and_ids(places: Iterable[Place]) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-    """The names of each zone id, and the ids of each zone name."""
-    names: dict[str, set[str]] = {}
-    ids: dict[str, set[str]] = {}
-    for zone, zone_id, _ in places:
-        if zone_id is not None:
-            names.setdefault(zone_id, set()).add(zone)
-            ids.setdefault(zone, set()).add(zone_id)
-    return names, ids
-
-
-def _completed(place: Place, names: dict[str, set[str]], ids: dict[str, set[str]]) -> Place:
-    """The place with the id of its zone, if others say it and nothing says another one."""
-    if place.zone_id is None and len(ids.get(place.zone, ())) == 1:
-        (zone_id,) = ids[place.zone]
-        if len(names[zone_id]) == 1:
-            return place._replace(zone_id=zone_id)
-    return place
-
-
-def _shuffled(places: Iterable[Place]) -> Iterator[str]:
-    """Warnings: a zone id with several names, or a zone name with several ids."""
-    names, ids = _names_and_ids(places)
-    for kind, other, seen in (("zone id", "names", names), ("zone name", "ids", ids)):
-        for value in sorted(value for value in seen if len(seen[value]) > 1):
-            yield f"{kind} {value} has several {other}: {_listed(seen[value])}. {_HINT_SHUFFLED}"
-
-
-def _without_id(places: Iterable[Place]) -> Iterator[str]:
-    """A warning, if there are zones without an id beside others that have one."""
-    zones = {place.zone for place in places if place.zone_id is None}
-    if zones and any(place.zone_id is not None for place in places):
-        yield (
-            f"no AvailabilityZoneId for {_listed(zones)}, beside others that have one: these "
-            f"keep the label {ZONE_LABEL}, as is right for nodes without a zone id"
-        )
-
-
-def _listed(names: Iterable[str]) -> str:
-    first = sorted(names)
-    more = len(first) - MAX_LISTED
-    return ", ".join(first[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")

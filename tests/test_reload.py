@@ -21,6 +21,7 @@ from unittest import mock
 from common.names import ZONE_LABEL
 from lookup.table import InvalidSubnets, SubnetTable
 from lookup.table_file import TableFile
+from lookup.table_reader import read_files
 from tests.support import DEADLINE, ROOT, Client, fake_dns, running, wait_until
 from tests.test_process import serving
 
@@ -358,6 +359,12 @@ class ServerTest(Case):
             self.reload((ROOT / "deploy" / "subnets.json").read_bytes())
             self.assertEqual(client.metric("example_table"), 1)
             self.assertEqual(client.metric("subnets"), 6)
+            self.assertEqual(client.metric("subnets_warnings"), 1)  # that it is the example
+            found = read_files([str(self.path)])
+            self.assertEqual(client.metric("subnets_fingerprint"), found.fingerprint)
+            modified = client.metric("subnets_modified_timestamp_seconds")
+            self.assertEqual(modified, found.modified_at)
+            self.assertEqual(modified, self.path.stat().st_mtime)
             self.assertGreater(client.metric("subnets_loaded_timestamp_seconds"), loaded)
 
 

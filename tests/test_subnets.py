@@ -6,6 +6,7 @@ import ast
 import gzip
 import json
 import os
+import pickle
 import pty
 import random
 import select
@@ -27,9 +28,10 @@ from unittest import mock
 
 import subnets
 from lookup import json_stream as documents
-from lookup.table import Block, InvalidSubnets, Level, Place, Subnet, SubnetTable
+from lookup.table import Block, InvalidSubnets, Level, Subnet, SubnetTable
 from lookup.table_reader import MAX_SENTENCES, load, parse, read_files
 from lookup.table_writer import MAX_CONFIGMAP_SIZE
+from lookup.zones import Location
 from tests.support import DEADLINE, ROOT, run_subnets
 
 ZONE = "topology.kubernetes.io/zone"
@@ -738,6 +740,105 @@ class WarningTest(unittest.TestCase):
                     self.assertTrue(text.isprintable(), ascii(text))
 
 
+# entries as (zone, id), and the zones (name, id) that the label of the name, and that of the id,
+# do not stand for alone
+AMBIGUOUS: list[tuple[list[tuple[str, str | None]], set[tuple[str, str | None]], set[Any]]] = [
+    ([("a", None), ("b", None)], set(), set()),
+    ([("a", "1"), ("b", "2"), ("b", None)], set(), set()),
+    ([("a", "1"), ("b", "1")], {("a", "1"), ("b", "1")}, set()),
+    ([("a", "1"), ("a", "2")], {("a", "1"), ("a", "2")}, set()),
+    ([("a", "1"), ("b", "1"), ("c", "3")], {("a", "1"), ("b", "1")}, set()),
+    ([("a", "1"), ("b", "2"), ("b", "1")], {("a", "1"), ("b", "1"), ("b", "2")}, set()),
+    ([("a", "1"), ("b", "1"), ("a", None)], {("a", "1"), ("b", "1"), ("a", None)}, {("a", None)}),
+]
+
+
+class ZonesTest(unittest.TestCase):
+    def test_which_zones_are_ambiguous(self) -> None:
+        for zones, by_name, by_id in AMBIGUOUS:
+            entries = [entry(f"10.0.{n}.0/24", zone, id=id) for n, (zone, id) in enumerate(zones)]
+            for label, expected in ((ZONE, by_name), (ZONE_ID, by_id)):
+                with self.subTest(zones, label=label):
+                    table = load(entries, node_label=label)
+                    found = {(s.zone, s.zone_id) for s in table if table.is_ambiguous(s)}
+                    self.assertEqual(found, expected)
+
+
+FINGERPRINTED = [
+    entry("10.0.0.0/24", "a", id="1"),
+    entry("10.0.1.0/24", "a", id="1"),
+    entry("10.0.0.0/16", "b", NodeLabels={"x": "1", "y": "2"}),
+]
+
+# Of these: another version that makes another number of them would alarm for
+# as long as it is rolled out.
+FINGERPRINT = 246580554020290
+
+
+class FingerprintTest(unittest.TestCase):
+    def test_neither_order_nor_form_nor_use_counts(self) -> None:
+        expected = load(FINGERPRINTED).fingerprint
+        for order in permutations(FINGERPRINTED):
+            self.assertEqual(load(list(order)).fingerprint, expected)
+        table = load({"Subnets": FINGERPRINTED}, [FINGERPRINTED[0]])
+        table.match(IPv4Address("10.0.0.1"))
+        self.assertEqual(pickle.loads(pickle.dumps(table)).fingerprint, expected)
+        again = SubnetTable({mask.bit_count(): level for mask, level in table._levels})
+        self.assertEqual(again.fingerprint, expected)
+
+    def test_it_is_the_same_in_every_process(self) -> None:
+        self.assertEqual(load(FINGERPRINTED).fingerprint, FINGERPRINT)
+
+    def test_every_part_of_an_entry_counts(self) -> None:
+        one, *others = FINGERPRINTED
+        changed = [
+            one | {"CIDRBlock": "10.0.0.0/25"},
+            one | {"CIDRBlock": "10.0.2.0/24"},
+            one | {"AvailabilityZone": "c"},
+            one | {"AvailabilityZoneId": "2"},
+            one | {"AvailabilityZoneId": None},
+            one | {"NodeLabels": {"x": "1", "y": "2"}},
+            one | {"NodeLabels": {"y": "2", "x": "1"}},
+        ]
+        found = {load([each, *others]).fingerprint for each in [one, *changed]}
+        found.add(load(others).fingerprint)
+        self.assertEqual(len(found), len(changed) + 2)
+
+    def test_a_float_holds_it(self) -> None:
+        for number in range(200):
+            fingerprint = load([entry(f"10.0.{number}.0/24", "a")]).fingerprint
+            self.assertEqual(int(float(fingerprint)), fingerprint)
+            self.assertLess(fingerprint, 2**48)
+
+
+class TimeTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def file(self, name: str, time: int) -> str:
+        path = self.folder / name
+        path.write_text(json.dumps([GOOD]))
+        os.utime(path, (time, time))
+        return str(path)
+
+    def test_it_is_that_of_the_file_changed_last(self) -> None:
+        old, new = self.file("old", 1000), self.file("new", 2000)
+        for paths, expected in (([old], 1000), ([old, new], 2000), ([new, old], 2000)):
+            self.assertEqual(read_files(paths).modified_at, expected)
+
+    def test_links_are_followed(self) -> None:
+        self.file("old", 1000)
+        (self.folder / "link").symlink_to("old")
+        self.assertEqual(read_files([str(self.folder / "link")]).modified_at, 1000)
+
+    def test_the_pasted_table_is_as_old_as_its_module(self) -> None:
+        expected = os.stat(subnets.__file__).st_mtime
+        self.assertEqual(subnets.pasted_table().modified_at, expected)
+
+    def test_what_was_never_a_file_has_none(self) -> None:
+        self.assertIsNone(load([GOOD]).modified_at)
+
+
 class Counting(dict[Any, Any]):
     """A dictionary that counts how often it, or another, is asked."""
 
@@ -761,7 +862,7 @@ def random_blocks(count: int, seed: int) -> set[Block]:
 def table_of(blocks: Iterable[Block]) -> SubnetTable:
     levels: dict[int, Level] = {}
     for address, length in blocks:
-        levels.setdefault(length, {})[address] = Place("zone-a")
+        levels.setdefault(length, {})[address] = Location("zone-a")
     return SubnetTable(levels)
 
 
