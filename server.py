@@ -14,23 +14,24 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl
 
 sys.path.insert(0, str(Path(__file__).parent))  # also when Python is isolated (-I)
 
 from common import log
 from common.connection import ConnectionHandler, ConnectionServer
 from common.errors import (
-    InternalError,
+    InvalidRequest,
     NotFound,
     ServiceError,
     ShuttingDown,
@@ -40,7 +41,7 @@ from common.errors import (
 )
 from common.listening import open_port, raise_connection_limit
 from common.metrics import CONTENT_TYPE, Counter, Family, Gauge, process, render
-from common.names import VERSION, ZONE_ID_LABEL, ZONE_LABEL
+from common.names import NAMES_PATTERN, VERSION, ZONE_ID_LABEL, ZONE_LABEL
 from common.settings import (
     LOG_LEVELS,
     InvalidSetting,
@@ -52,9 +53,9 @@ from common.settings import (
     text,
     whole_number,
 )
-from lookup.lookups import Lookups, Outcome
-from lookup.placement import Placement, names_in, to_json
-from lookup.resolver import MAX_QUERIES, Resolver, Result, configure_c_library, parse_name
+from lookup.lookups import Lookups, Outcome, names_in
+from lookup.placement import Placement, to_json
+from lookup.resolver import MAX_QUERIES, Resolver, configure_c_library, parse_name
 from lookup.table import InvalidSubnets, SubnetTable
 from lookup.table_file import TableFile
 from subnets import pasted_table
@@ -239,6 +240,25 @@ class LookupServer(ConnectionServer):
         await asyncio.gather(super().drain(), *also)
 
 
+# What nearly every query is: nothing in it is encoded.
+_PLAIN_QUERY = re.compile(rf"fqdn=({NAMES_PATTERN})")
+
+
+def value_in(query: str) -> str:
+    """The value of a query string that is just `fqdn=VALUE`. Raises `InvalidRequest`."""
+    plain = _PLAIN_QUERY.fullmatch(query)
+    if plain:
+        return plain[1]
+    try:
+        fields = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict")
+    except ValueError:
+        fields = []
+    match fields:
+        case [("fqdn", value)] if value:
+            return value
+    raise InvalidRequest(f"the query {shown(query)} is not fqdn=NAME and nothing else")
+
+
 class LookupHandler(ConnectionHandler):
     """Answers lookups, probes and scrapes."""
 
@@ -261,42 +281,25 @@ class LookupHandler(ConnectionHandler):
             raise NotFound(f"there is nothing at {shown(path)}, but at {', '.join(ENDPOINTS)}")
         return None
 
-    def lookup(self, query: str) -> Coroutine[Any, Any, None] | None:
-        """Answers now, or else when DNS has answered or had its time."""
+    async def lookup(self, query: str) -> None:
+        """Answers a lookup, also by its line in the log."""
         started = perf_counter()
+        lookups = self.server.lookups
+        asked = query
         try:
-            names = names_in(query)
-        except ServiceError as error:
-            self.send_outcome(started, query, error)
-            return None
-        found = self.server.lookups.find_at_once(names)
-        if None in found.values():
-            return self.lookup_in_time(started, found)
-        self.send_results(started, found)  # type: ignore[arg-type]  # none is None
-        return None
-
-    async def lookup_in_time(self, started: float, found: Mapping[str, Result | None]) -> None:
-        self.send_results(started, await self.server.lookups.find_rest(found))
-
-    def send_results(self, started: float, results: Mapping[str, Result]) -> None:
-        self.send_outcome(started, ",".join(results), self.server.lookups.answer(results))
-
-    def send_outcome(self, started: float, asked: str, outcome: Outcome) -> None:
-        """Answers the lookup and accounts for it, also by its line in the log."""
+            asked = value_in(query)
+            outcome = await lookups.find(names_in(asked), "engine")
+        except InvalidRequest as error:
+            outcome = error
+            lookups.count(outcome, "engine")
         if isinstance(outcome, ServiceError):
             self.send_error_body(outcome)
             found = f"reason={outcome.reason}"
         else:
             self.send_json(200, outcome.body)
-            found = f"address={outcome.address} zone={outcome.zone}"
+            found = outcome.summary
         duration = perf_counter() - started
-        self.server.lookups.account(outcome, duration)
         logging.info("lookup %s %s ms=%.2f", shown(asked), found, duration * 1000)
-
-    def send_service_error(self, error: ServiceError) -> None:
-        if isinstance(error, InternalError):  # a lookup after all, most likely
-            self.server.lookups.outcomes.increment(error.reason)
-        super().send_service_error(error)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Counts the answer; what is logged has a line of its own."""
@@ -392,11 +395,11 @@ async def explain(settings: ServerSettings, table: SubnetTable, asked: str) -> i
     """
     server = LookupServer(settings, table)
     try:
-        names = names_in(urlencode({"fqdn": asked}, errors="surrogateescape"))
-    except ServiceError as error:
+        names = names_in(asked)
+    except InvalidRequest as error:
         outcome: Outcome = error
     else:
-        results = await server.lookups.find_rest(server.lookups.find_at_once(names))
+        results = await server.lookups.resolve(names)
         for line in server.lookups.placement.explain(results):
             print(line, file=sys.stderr)
         outcome = server.lookups.answer(results)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping, Sequence
-from time import time
+from itertools import product
+from math import inf
+from time import perf_counter, time
 
-from common.errors import ServiceError
+from common.errors import InvalidRequest, ServiceError, shown
 from common.metrics import Counter, Family, Gauge, Histogram
 from lookup.placement import Answer, Placement
 from lookup.resolver import Resolver, Result
 
-__all__ = ["OUTCOMES", "Lookups", "Outcome"]
+# Names in one lookup: a Pod's database, cache and queue, not a list to search.
+MAX_NAMES = 8
+
+# So many names of 253 characters, each with a dot at its end, and the commas between them.
+MAX_LENGTH = MAX_NAMES * 254 + MAX_NAMES - 1
 
 # What may come of a lookup.
 OUTCOMES = (
@@ -28,7 +33,25 @@ OUTCOMES = (
     "InternalError",
 )
 
+# Who asks: reviews, other engines' requests, the relocation, and somebody at a keyboard.
+ASKERS = ("webhook", "engine", "relocation", "person")
+
 Outcome = Answer | ServiceError
+
+
+def names_in(value: str) -> list[str]:
+    """The names in an annotation or a query's value, which has commas between them.
+
+    Whether each is a name is not looked at. Raises `InvalidRequest`.
+    """
+    if len(value) > MAX_LENGTH:
+        raise InvalidRequest(
+            f"{shown(value)} has {len(value)} characters, the most is {MAX_LENGTH}"
+        )
+    names = value.split(",")
+    if len(names) > MAX_NAMES:
+        raise InvalidRequest(f"{shown(value)} has {len(names)} names, the most is {MAX_NAMES}")
+    return names
 
 
 class Lookups:
@@ -37,8 +60,10 @@ class Lookups:
     def __init__(self, resolver: Resolver, placement: Placement) -> None:
         self.resolver = resolver
         self.use(placement)
-        self.outcomes = Counter("lookups_total", "Lookups, by what came of them.", "outcome")
-        self.outcomes.begin(*((outcome,) for outcome in OUTCOMES))
+        self.outcomes = Counter(
+            "lookups_total", "Lookups, by what came of them and by who asked.", "outcome", "asker"
+        )
+        self.outcomes.begin(*product(OUTCOMES, ASKERS))
         self.durations = Histogram("lookup_duration_seconds", "From a lookup to its answer.")
         self.zones = Counter(
             "zone_answers_total", "Lookups answered, by zone; several for more than one.", "zone"
@@ -86,19 +111,35 @@ class Lookups:
             ),
         ]
 
-    def find_at_once(self, names: Sequence[str]) -> dict[str, Result | None]:
-        """What can be said of each name without waiting; None if nothing."""
-        return dict(map(self.resolver.at_once, names))
+    async def find(self, names: Sequence[str], asker: str, patience: float = inf) -> Outcome:
+        """What comes of a lookup of these names, in at most `DNS_TIMEOUT` or `patience` seconds.
 
-    async def find_rest(
-        self, found: Mapping[str, Result | None], patience: float = math.inf
-    ) -> dict[str, Result]:
-        """What comes of all names, when those of which nothing was found have had their time.
-
-        That is `DNS_TIMEOUT`, or `patience` if it is less, in seconds.
+        It waits for nothing if all is known already. `asker` is one of `ASKERS`.
         """
+        started = perf_counter()
+        try:
+            outcome = self.answer(await self.resolve(names, patience))
+        except Exception:
+            self.outcomes.increment("InternalError", asker)
+            raise
+        self.count(outcome, asker, perf_counter() - started)
+        return outcome
+
+    def count(self, outcome: Outcome, asker: str, duration: float = 0.0) -> None:
+        """Counts a lookup that took so many seconds; `find` has done so already."""
+        self.durations.observe(duration)
+        if isinstance(outcome, ServiceError):
+            self.outcomes.increment(outcome.reason, asker)
+        else:
+            self.outcomes.increment("Success", asker)
+            self.zones.increment(outcome.zone or "several")
+
+    async def resolve(self, names: Sequence[str], patience: float = inf) -> dict[str, Result]:
+        """What comes of each name, side by side: they share one deadline."""
+        found = dict(map(self.resolver.at_once, names))
+        if None not in found.values():
+            return found  # type: ignore[return-value]  # none is None
         missing = [name for name, result in found.items() if result is None]
-        # Side by side: they share one deadline.
         results = await asyncio.gather(*(self.resolver.resolve(name, patience) for name in missing))
         rest = dict(zip(missing, results, strict=True))
         return {name: result or rest[name] for name, result in found.items()}
@@ -107,25 +148,10 @@ class Lookups:
         """The answer to a lookup of these names."""
         first = next(iter(results.values()))
         if len(results) > 1 or isinstance(first, ServiceError):
-            return self._new_answer(results)
+            return self.placement.answer(results)
         epoch, outcome = first.memo
         if epoch is not self._epoch:
-            outcome = self._new_answer(results)
+            outcome = self.placement.answer(results)
             first.memo = self._epoch, outcome
         assert isinstance(outcome, Answer | ServiceError)
         return outcome
-
-    def _new_answer(self, results: Mapping[str, Result]) -> Outcome:
-        try:
-            return self.placement.answer(results)
-        except ServiceError as error:
-            return error.with_traceback(None)  # which has the table in it
-
-    def account(self, outcome: Outcome, duration: float) -> None:
-        """Counts a lookup that took so many seconds, whoever asked for it."""
-        self.durations.observe(duration)
-        if isinstance(outcome, ServiceError):
-            self.outcomes.increment(outcome.reason)
-        else:
-            self.outcomes.increment("Success")
-            self.zones.increment(outcome.zone if outcome.is_in_one_zone else "several")

@@ -1,24 +1,19 @@
-"""From a query to names, and from their addresses to the answer: all that is decided, no I/O."""
+"""From names' addresses to the answer: which node labels it prefers, and on which it insists. No I/O."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import IPv4Address
 from typing import NamedTuple
-from urllib.parse import parse_qsl
 
-from common.errors import InvalidRequest, ServiceError, ZoneNotFound, error_body, shown
+from common.errors import ServiceError, ZoneNotFound, error_body
 from common.names import ZONE_LABEL
 from lookup.resolver import Result
 from lookup.table import Subnet, SubnetTable
-
-__all__ = ["Answer", "Place", "Placement", "names_in", "to_json"]
-
-# Names in one lookup: a Pod's database, cache and queue, not a list to search.
-MAX_NAMES = 8
 
 # The weight of the first node label: the most that Kubernetes takes.
 MAX_WEIGHT = 100
@@ -26,44 +21,82 @@ MAX_WEIGHT = 100
 # Addresses that a message lists.
 MAX_LISTED = 16
 
-# What nearly every query is: nothing in it is encoded.
-_PLAIN_QUERY = re.compile(r"fqdn=([A-Za-z0-9._,-]+)")
-
 Label = tuple[str, str]
 
+# Addresses, each with its subnet, or None outside the table.
+Found = tuple[tuple[IPv4Address, Subnet | None], ...]
 
-def names_in(query: str) -> list[str]:
-    """The names in a query string that is just `fqdn=NAME[,NAME...]`.
 
-    Whether each is a name is not looked at. Raises `InvalidRequest`.
+class NodeLabel(NamedTuple):
+    """A preference of a node affinity: a label that a node is to have, with one of the values."""
+
+    key: str
+    values: tuple[str, ...]
+    weight: int
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The answer to a lookup.
+
+    `fqdn` is the name whose addresses are `found`. `subnet` is None if they are in several
+    zones. Of `node_selector` there is one label at the most.
     """
-    plain = _PLAIN_QUERY.fullmatch(query)
-    value = plain[1] if plain else _decoded(query)
-    names = value.split(",")
-    if len(names) > MAX_NAMES:
-        raise InvalidRequest(f"{shown(value)} has {len(names)} names, the most is {MAX_NAMES}")
-    return names
+
+    fqdn: str
+    found: Found
+    subnet: Subnet | None
+    node_labels: tuple[NodeLabel, ...]  # the heaviest first
+    node_selector: tuple[Label, ...]
+    stale: bool
+    errors: tuple[tuple[str, ServiceError], ...]  # by name
+
+    @property
+    def zone(self) -> str | None:
+        """The zone's name; None of several."""
+        return self.subnet and self.subnet.zone
+
+    @property
+    def zone_id(self) -> str | None:
+        """The zone's id, if it is known; None of several."""
+        return self.subnet and self.subnet.zone_id
+
+    @cached_property
+    def zones(self) -> str:
+        """The zone's name; of several, all with commas between them."""
+        return self.zone or ",".join(dict.fromkeys(each.zone for _, each in self.found if each))
+
+    @cached_property
+    def summary(self) -> str:
+        """What a line in the log says of it."""
+        addresses = [address for address, _ in self.found]
+        told = addresses[:1] if self.subnet else addresses
+        return f"address={_listed(told, ',')} zone={self.zones}"
+
+    @cached_property
+    def body(self) -> bytes:
+        """It as JSON, for whoever asks over HTTP."""
+        return to_json(dict(self._fields()))
+
+    def _fields(self) -> Iterator[tuple[str, object]]:
+        yield "fqdn", self.fqdn
+        yield "address", str(self.found[0][0]) if self.subnet else None
+        yield from _whereabouts(self.subnet).items()
+        if not self.subnet:
+            yield "addresses", [{"address": str(ip), **_whereabouts(at)} for ip, at in self.found]
+        yield "nodeLabels", [label._asdict() for label in self.node_labels]
+        yield "nodeSelector", dict(self.node_selector)
+        if self.stale:
+            yield "stale", True
+        if self.errors:
+            yield "errors", [{"fqdn": name, **error_body(error)} for name, error in self.errors]
 
 
-def _decoded(query: str) -> str:
-    try:
-        fields = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict")
-    except ValueError:
-        fields = []
-    match fields:
-        case [("fqdn", value)] if value:
-            return value
-    raise InvalidRequest(f"the query {shown(query)} is not fqdn=NAME and nothing else")
-
-
-class Place(NamedTuple):
-    """Where a name is: its addresses, each with its subnet, or None outside the table.
-
-    `zone` is the node label of the one zone in which all addresses are, or None.
-    """
+class Location(NamedTuple):
+    """Where a name is; `zone` is the node label of the one zone that all addresses are in, or None."""
 
     name: str
-    found: Sequence[tuple[IPv4Address, Subnet | None]]
+    found: Found
     zone: Label | None
     stale: bool
 
@@ -71,18 +104,6 @@ class Place(NamedTuple):
     def subnets(self) -> list[Subnet]:
         """Those of the addresses that are in the table; never none."""
         return [subnet for _, subnet in self.found if subnet is not None]
-
-
-class Answer(NamedTuple):
-    """The answer to a lookup, ready to be sent, and what the log and the metrics say of it.
-
-    Of a name in several zones, `address` and `zone` have all, with commas between them.
-    """
-
-    body: bytes
-    address: str
-    zone: str
-    is_in_one_zone: bool
 
 
 class Placement:
@@ -99,31 +120,28 @@ class Placement:
         self._zone_label = zone_label
         self._avoided = frozenset(avoided)
 
-    def answer(self, results: Mapping[str, Result]) -> Answer:
+    def answer(self, results: Mapping[str, Result]) -> Answer | ServiceError:
         """The answer to a lookup of names of which so much is known.
 
         It tells the address and zone of the first name that is in one zone, or else
-        those of the first that is in several. Raises the first name's error if there
-        is neither.
+        those of the first that is in several. If there is neither, it is the first name's
+        error.
         """
-        places: list[Place] = []
-        errors: dict[str, ServiceError] = {}
-        for name, result in results.items():
-            try:
-                places.append(self._place(name, result))
-            except ServiceError as error:
-                errors[name] = error
+        found = {name: self._locate(name, result) for name, result in results.items()}
+        places = [each for each in found.values() if isinstance(each, Location)]
+        errors = [(name, each) for name, each in found.items() if isinstance(each, ServiceError)]
         if not places:
-            raise next(iter(errors.values()))
+            return errors[0][1]
         told = next((place for place in places if place.zone), places[0])
-        body = _description(told)
-        body["nodeLabels"] = self._node_labels(places)
-        body["nodeSelector"] = {} if errors else self._node_selector(places)
-        if any(place.stale for place in places):
-            body["stale"] = True
-        if errors:
-            body["errors"] = [{"fqdn": name, **error_body(error)} for name, error in errors.items()]
-        return _answer(body, told)
+        return Answer(
+            fqdn=told.name,
+            found=told.found,
+            subnet=told.found[0][1] if told.zone else None,
+            node_labels=tuple(self._node_labels(places)),
+            node_selector=() if errors else self._node_selector(places),
+            stale=any(place.stale for place in places),
+            errors=tuple(errors),
+        )
 
     def explain(self, results: Mapping[str, Result]) -> Iterator[str]:
         """How each name's part of the answer comes about, a line for each address."""
@@ -139,14 +157,14 @@ class Placement:
                 avoided = ", which is avoided" if subnet and self._is_avoided(subnet) else ""
                 yield f"{name}: {address} is {where}{avoided}"
 
-    def _place(self, name: str, result: Result) -> Place:
+    def _locate(self, name: str, result: Result) -> Location | ServiceError:
         if isinstance(result, ServiceError):
-            raise result
-        found = [(address, self.table.match(address)) for address in result.addresses]
+            return result
+        found = tuple((address, self.table.match(address)) for address in result.addresses)
         zones = {subnet and self._labels(subnet)[-1] for _, subnet in found}
         if zones == {None}:
-            raise ZoneNotFound(f"{name}: {_listed(result.addresses)} is in no subnet")
-        return Place(name, found, zones.pop() if len(zones) == 1 else None, result.stale)
+            return ZoneNotFound(f"{name}: {_listed(result.addresses)} is in no subnet")
+        return Location(name, found, zones.pop() if len(zones) == 1 else None, result.stale)
 
     def _labels(self, subnet: Subnet) -> tuple[Label, ...]:
         return subnet.node_labels(self._zone_label)
@@ -154,7 +172,7 @@ class Placement:
     def _is_avoided(self, subnet: Subnet) -> bool:
         return not self._avoided.isdisjoint((subnet.zone, subnet.zone_id))
 
-    def _node_labels(self, places: Iterable[Place]) -> list[dict[str, object]]:
+    def _node_labels(self, places: Iterable[Location]) -> Iterator[NodeLabel]:
         """Terms of a node affinity, the heaviest first.
 
         What counts the same is one term: an autoscaler that takes the heaviest preference
@@ -164,12 +182,10 @@ class Placement:
         terms: dict[tuple[str, int], list[str]] = {}
         for (key, value), weight in _weights(steps).items():
             terms.setdefault((key, weight), []).append(value)
-        return [
-            {"key": key, "values": sorted(values), "weight": weight}
-            for (key, weight), values in sorted(terms.items(), key=lambda term: -term[0][1])
-        ]
+        for (key, weight), values in sorted(terms.items(), key=lambda term: -term[0][1]):
+            yield NodeLabel(key, tuple(sorted(values)), weight)
 
-    def _steps(self, place: Place) -> list[Mapping[Label, int]]:
+    def _steps(self, place: Location) -> list[Mapping[Label, int]]:
         """The place's labels, each with the number of addresses that have it.
 
         In one zone, one label after another, as far as all addresses share it; otherwise
@@ -182,15 +198,15 @@ class Placement:
             return [Counter(each[-1] for each in labels)]
         return [{label: 1} for label in labels[0] if all(label in each for each in labels)]
 
-    def _node_selector(self, places: Iterable[Place]) -> dict[str, str]:
+    def _node_selector(self, places: Iterable[Location]) -> tuple[Label, ...]:
         """The zone of the first name that is in one zone, unless anything is not sure."""
-        selector: dict[str, str] = {}
+        selector: tuple[Label, ...] = ()
         for place in places:
             is_known = len(place.subnets) == len(place.found)
             if place.stale or not is_known or any(map(self._is_avoided, place.subnets)):
-                return {}
+                return ()
             if place.zone and not selector:
-                selector = dict([place.zone])
+                selector = (place.zone,)
         return selector
 
 
@@ -211,27 +227,10 @@ def _weights(steps: Iterable[Mapping[Label, int]]) -> dict[Label, int]:
     return weights
 
 
-def _description(place: Place) -> dict[str, object]:
-    if place.zone is None:
-        addresses = [{"address": str(ip), **_whereabouts(subnet)} for ip, subnet in place.found]
-        nowhere = {"address": None, **_whereabouts(None)}
-        return {"fqdn": place.name, **nowhere, "addresses": addresses}
-    address, subnet = place.found[0]
-    return {"fqdn": place.name, "address": str(address), **_whereabouts(subnet)}
-
-
 def _whereabouts(subnet: Subnet | None) -> dict[str, object]:
     if subnet is None:
         return {"subnet": None, "zone": None, "zoneId": None}
     return {"subnet": subnet.cidr, "zone": subnet.zone, "zoneId": subnet.zone_id}
-
-
-def _answer(body: Mapping[str, object], told: Place) -> Answer:
-    if told.zone is not None:
-        return Answer(to_json(body), str(body["address"]), str(body["zone"]), True)
-    zones = dict.fromkeys(subnet.zone for subnet in told.subnets)
-    addresses = [address for address, _ in told.found]
-    return Answer(to_json(body), _listed(addresses, ","), ",".join(zones), False)
 
 
 def _listed(addresses: Sequence[IPv4Address], separator: str = ", ") -> str:

@@ -16,7 +16,9 @@ from math import inf
 from typing import Any
 
 from common.errors import InvalidRequest, NameNotFound, ServiceError
-from lookup.placement import Answer, names_in
+from common.names import ANNOTATION as NAME
+from lookup.lookups import names_in
+from lookup.placement import Answer
 from lookup.resolver import Resolution, Result
 from lookup.table_reader import load
 from server import LookupServer, ServerSettings
@@ -25,7 +27,6 @@ from tests.pods import FOLDER, SETTINGS
 from tests.support import SUBNETS
 from webhook.admission import (
     MAX_AUDITED,
-    NAME,
     PREFERRED,
     REQUIRED,
     Decision,
@@ -98,7 +99,7 @@ class Lookup:
 
     def __call__(self, names: str) -> Answer | ServiceError:
         try:
-            return self.server.lookups.answer(dict(map(self.find, names_in(f"fqdn={names}"))))
+            return self.server.lookups.answer(dict(map(self.find, names_in(names))))
         except ServiceError as error:
             return error
 

@@ -186,7 +186,7 @@ BODIES = [
 DEFECTS = [
     ("/metrics", "server.render"),
     ("/lookup?fqdn=db.test", "lookup.lookups.Lookups.answer"),
-    ("/lookup?fqdn=192.168.1.7", "metrics.Histogram.observe"),
+    ("/lookup?fqdn=192.168.1.7", "common.metrics.Histogram.observe"),
 ]
 
 # What makes a mutated head interesting to a parser.

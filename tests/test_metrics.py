@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from common.metrics import DURATION_BUCKETS, Counter, Gauge, Histogram, LabelledGauge, render
 from common.names import VERSION
-from lookup.lookups import OUTCOMES
+from lookup.lookups import ASKERS, OUTCOMES
 from tests.support import SUBNETS, Client, FakeDNS, fake_dns, running, wait_until
 
 PREFIX = "automatic_zone_placement_"
@@ -48,15 +48,15 @@ REQUESTS = [
     ('requests_total{endpoint="/readyz",status="200"}', "/readyz?x", "GET"),
     ('requests_total{endpoint="other",status="404"}', "/no/such/path", "GET"),
     ('requests_total{endpoint="other",status="405"}', "/no/such/path", "BREW"),
-    ('lookups_total{outcome="Success"}', "/lookup?fqdn=db.test", "GET"),
-    ('lookups_total{outcome="Success"}', "/lookup?fqdn=db.test,none.test", "GET"),
-    ('lookups_total{outcome="InvalidRequest"}', "/lookup", "GET"),
-    ('lookups_total{outcome="InvalidName"}', "/lookup?fqdn=1.2.3", "GET"),
-    ('lookups_total{outcome="NameNotAllowed"}', "/lookup?fqdn=db.example", "GET"),
-    ('lookups_total{outcome="NameNotFound"}', "/lookup?fqdn=none.test", "GET"),
-    ('lookups_total{outcome="ZoneNotFound"}', "/lookup?fqdn=10.9.9.9", "GET"),
-    ('lookups_total{outcome="ResolverFailure"}', "/lookup?fqdn=failing.test", "GET"),
-    ('lookups_total{outcome="ResolverTimeout"}', "/lookup?fqdn=silent.test", "GET"),
+    ('lookups_total{outcome="Success",asker="engine"}', "/lookup?fqdn=db.test", "GET"),
+    ('lookups_total{outcome="Success",asker="engine"}', "/lookup?fqdn=db.test,none.test", "GET"),
+    ('lookups_total{outcome="InvalidRequest",asker="engine"}', "/lookup", "GET"),
+    ('lookups_total{outcome="InvalidName",asker="engine"}', "/lookup?fqdn=1.2.3", "GET"),
+    ('lookups_total{outcome="NameNotAllowed",asker="engine"}', "/lookup?fqdn=db.example", "GET"),
+    ('lookups_total{outcome="NameNotFound",asker="engine"}', "/lookup?fqdn=none.test", "GET"),
+    ('lookups_total{outcome="ZoneNotFound",asker="engine"}', "/lookup?fqdn=10.9.9.9", "GET"),
+    ('lookups_total{outcome="ResolverFailure",asker="engine"}', "/lookup?fqdn=failing.test", "GET"),
+    ('lookups_total{outcome="ResolverTimeout",asker="engine"}', "/lookup?fqdn=silent.test", "GET"),
     ("lookup_duration_seconds_count", "/lookup?fqdn=192.168.1.7", "GET"),
     ("lookup_duration_seconds_count", "/lookup?fqdn=db.test", "GET"),
     ("lookup_duration_seconds_count", "/lookup", "GET"),
@@ -280,20 +280,26 @@ class MovementTest(unittest.TestCase):
             client.lookup("db.test")
             self.assertEqual(client.metric('dns_resolutions_total{outcome="Overloaded"}'), 1)
             self.assertEqual(client.metric('requests_total{endpoint="/lookup",status="503"}'), 1)
-            self.assertEqual(client.metric('lookups_total{outcome="Overloaded"}'), 1)
+            self.assertEqual(client.metric('lookups_total{outcome="Overloaded",asker="engine"}'), 1)
 
     def test_a_defect(self) -> None:
         with serving() as (client, _), self.assertLogs(level="ERROR"):
             with mock.patch.object(client.server.lookups, "answer", side_effect=ZeroDivisionError):
                 client.lookup("192.168.1.7")
-            self.assertEqual(client.metric('lookups_total{outcome="InternalError"}'), 1)
+            self.assertEqual(
+                client.metric('lookups_total{outcome="InternalError",asker="engine"}'), 1
+            )
 
     def test_every_outcome_is_there_before_its_first(self) -> None:
         with serving() as (client, _):
             samples = scrape(client)[f"{PREFIX}lookups_total"].samples
         self.assertEqual(
             {each.labels: each.value for each in samples},
-            dict.fromkeys((f'{{outcome="{outcome}"}}' for outcome in OUTCOMES), 0),
+            {
+                f'{{outcome="{outcome}",asker="{asker}"}}': 0
+                for outcome in OUTCOMES
+                for asker in ASKERS
+            },
         )
 
     def test_queries_under_way(self) -> None:

@@ -564,8 +564,8 @@ class CommandLineTest(unittest.TestCase):
             ("10.0.0.1,10.9.9.9", "ZoneNotFound"),
             ("db", "InvalidName"),
             ("a,b,c,d,e,f,g,h,i", "InvalidRequest"),
-            ("", "InvalidRequest"),
-            ("\udcff", "InvalidRequest"),  # a byte that is no UTF-8
+            ("", "InvalidName"),
+            ("\udcff", "InvalidName"),  # a byte that is no UTF-8
         ]
         for names, reason in cases:
             with self.subTest(names):

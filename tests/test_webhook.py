@@ -25,6 +25,7 @@ from unittest import mock
 
 from common import connection as http
 from common.metrics import render
+from common.names import ANNOTATION as NAME
 from common.tls import Channel
 from lookup.table_reader import load
 from server import LookupServer, ServerSettings
@@ -43,7 +44,7 @@ from tests.support import (
 from tests.test_admission import UID, annotated, patched, pod, response_in, review_of
 from tests.test_process import refusals, serving
 from webhook import certificate as tls
-from webhook.admission import MAX_REVIEW, NAME
+from webhook.admission import MAX_REVIEW
 from webhook.certificate import Certificate, InvalidCertificate, expiry
 
 JSON = "Content-Type: application/json"
@@ -226,7 +227,9 @@ class ReviewTest(WebhookTest):
             self.assertEqual(
                 webhook.metric('reviews_total{outcome="Defect",reason="InternalError"}'), 6
             )
-            self.assertEqual(webhook.metric('lookups_total{outcome="InternalError"}'), 6)
+            self.assertEqual(
+                webhook.metric('lookups_total{outcome="InternalError",asker="webhook"}'), 3
+            )
             self.assertIn("patch", webhook.review())
 
     def test_a_line_in_the_log_for_each(self) -> None:
@@ -258,8 +261,10 @@ class ReviewTest(WebhookTest):
                 answered = webhook.metric('requests_total{endpoint="/mutate",status="200"}')
                 self.assertEqual(answered, number)
             self.assertEqual(webhook.metric("lookup_duration_seconds_count"), 2)
-            self.assertEqual(webhook.metric('lookups_total{outcome="Success"}'), 1)
-            self.assertEqual(webhook.metric('lookups_total{outcome="ZoneNotFound"}'), 1)
+            self.assertEqual(webhook.metric('lookups_total{outcome="Success",asker="webhook"}'), 1)
+            self.assertEqual(
+                webhook.metric('lookups_total{outcome="ZoneNotFound",asker="webhook"}'), 1
+            )
             self.assertEqual(webhook.metric('zone_answers_total{zone="eu-central-1b"}'), 1)
             self.assertEqual(webhook.metric("tls_reload_failures_total"), 0)
             self.assertEqual(

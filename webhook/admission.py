@@ -18,18 +18,16 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from common.errors import InvalidRequest, ServiceError, shown
-from common.names import ZONE_ID_LABEL, ZONE_LABEL
-from lookup.placement import Answer, to_json
-
-__all__ = [
-    "MAX_REVIEW",
-    "Decision",
-    "Review",
-    "decide",
-    "defect",
-    "patience_in",
-    "review_in",
-]
+from common.names import (
+    ANNOTATION,
+    DECIDED_ZONE_ID_LABEL,
+    DECIDED_ZONE_LABEL,
+    MODE_ANNOTATION,
+    NAMES_PATTERN,
+    ZONE_ID_LABEL,
+    ZONE_LABEL,
+)
+from lookup.placement import Answer, Label, NodeLabel, to_json
 
 # An API server takes Pods of 3 MiB. A review has little more than the Pod.
 MAX_REVIEW = 8 * 1024 * 1024
@@ -49,9 +47,7 @@ MARGIN = 0.5
 
 ASKED = ("admission.k8s.io/v1", "AdmissionReview")
 
-NAME = "automatic-zone-placement"
-MODE = f"{NAME}/mode"
-_NAMES = re.compile(r"[A-Za-z0-9._,-]+")  # as the policies have it
+_NAMES = re.compile(NAMES_PATTERN)
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
@@ -126,8 +122,8 @@ def _review(uid: str, request: Mapping[str, Any]) -> Review:
     return Review(
         uid,
         f"{_text(request, 'namespace')[:63]}/{name[:253]}",
-        _text(annotations, NAME),
-        _text(annotations, MODE) == "required",
+        _text(annotations, ANNOTATION),
+        _text(annotations, MODE_ANNOTATION) == "required",
         _why_not(request, pod),
         frozenset(_bases(pod, _BASES)),
     )
@@ -135,7 +131,7 @@ def _review(uid: str, request: Mapping[str, Any]) -> Review:
 
 def _why_not(request: Mapping[str, Any], pod: Mapping[str, Any]) -> str:
     metadata, spec = _object(pod, "metadata"), _object(pod, "spec")
-    names = _text(_object(metadata, "annotations"), NAME)
+    names = _text(_object(metadata, "annotations"), ANNOTATION)
     if (_object(request, "kind").get("kind"), request.get("operation")) != ("Pod", "CREATE"):
         return "NotCreated"
     if not names:
@@ -206,12 +202,14 @@ def decide(review: Review, outcome: Answer | ServiceError | None) -> Decision:
         return _left_alone(review)
     if isinstance(outcome, ServiceError):
         return _not_placed(review, outcome.reason)
-    patch = _patch(outcome.body, review.is_required, review.bases)
-    if not patch:
+    if not outcome.node_labels:
         return _not_placed(review, "ZoneAvoided")
-    audited = {"zone": outcome.zone, "names": _cut(review.names, MAX_AUDITED)}
+    selector = outcome.node_selector if review.is_required else ()
+    decided = ((DECIDED_ZONE_LABEL, outcome.zone), (DECIDED_ZONE_ID_LABEL, outcome.zone_id))
+    patch = _patch(outcome.node_labels, selector, decided, review.bases)
+    audited = {"zone": outcome.zones, "names": _cut(review.names, MAX_AUDITED)}
     body = _answer(review, patchType="JSONPatch", patch=patch, auditAnnotations=audited)
-    return Decision(body, "Placed", zone=outcome.zone)
+    return Decision(body, "Placed", zone=outcome.zones)
 
 
 def _left_alone(review: Review) -> Decision:
@@ -227,7 +225,7 @@ def defect(review: Review) -> Decision:
 
 def _not_placed(review: Review, reason: str) -> Decision:
     names = review.names if _NAMES.fullmatch(review.names) else _ascii(review.names)
-    warning = _cut(f"{NAME}: not placed, {reason}: {names}", MAX_WARNING)
+    warning = _cut(f"{ANNOTATION}: not placed, {reason}: {names}", MAX_WARNING)
     audited = {"reason": reason, "names": _cut(names, MAX_AUDITED)}
     body = _answer(review, warnings=[warning], auditAnnotations=audited)
     return Decision(body, "NotPlaced", reason)
@@ -249,38 +247,30 @@ def _cut(text: str, length: int) -> str:
 
 # The Pods of a Deployment all get the same.
 @lru_cache(maxsize=256)
-def _patch(answer: bytes, is_required: bool, bases: frozenset[str]) -> str:
-    """What the answer of a lookup makes of a Pod that has these bases; empty for nothing."""
-    found = json.loads(answer)
-    if not found["nodeLabels"]:
-        return ""
-    patch = [*_operations(_additions(found, is_required), bases)]
-    return b64encode(json.dumps(patch).encode()).decode()
-
-
-def _additions(found: Mapping[str, Any], is_required: bool) -> dict[str, Any]:
-    """What a Pod gets, by where it gets it."""
-    selector = found["nodeSelector"] if is_required else {}
-    # What the selector sees to anyway need not be preferred.
-    preferences = [
-        {"weight": term["weight"], "preference": {"matchExpressions": [_expression(term)]}}
-        for term in found["nodeLabels"]
-        if selector.get(term["key"]) not in term["values"]
-    ]
-    decided = {f"{NAME}/zone": found["zone"], f"{NAME}/zone-id": found["zoneId"]}
+def _patch(
+    node_labels: tuple[NodeLabel, ...],
+    selector: tuple[Label, ...],
+    decided: tuple[tuple[str, str | None], ...],
+    bases: frozenset[str],
+) -> str:
+    """What a Pod that has these bases gets."""
     additions: dict[str, Any] = {"spec": {}, "metadata": {}}
+    # What the selector sees to anyway need not be preferred.
+    insisted = dict(selector)
+    preferences = [_term(each) for each in node_labels if insisted.get(each.key) not in each.values]
     if preferences:
         additions["spec"]["affinity"] = {"nodeAffinity": {PREFERRED: preferences}}
     if selector:
-        additions["spec"]["nodeSelector"] = selector
-    if found["zone"] is not None:
-        labels = {key: value for key, value in decided.items() if value is not None}
+        additions["spec"]["nodeSelector"] = insisted
+    labels = {key: value for key, value in decided if value is not None}
+    if labels:
         additions["metadata"]["labels"] = labels
-    return additions
+    return b64encode(json.dumps([*_operations(additions, bases)]).encode()).decode()
 
 
-def _expression(term: Mapping[str, Any]) -> dict[str, Any]:
-    return {"key": term["key"], "operator": "In", "values": term["values"]}
+def _term(label: NodeLabel) -> dict[str, Any]:
+    expression = {"key": label.key, "operator": "In", "values": label.values}
+    return {"weight": label.weight, "preference": {"matchExpressions": [expression]}}
 
 
 def _operations(

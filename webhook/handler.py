@@ -13,12 +13,13 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any
 
 from common.connection import ConnectionHandler, ConnectionServer
 from common.errors import (
+    InvalidRequest,
     MethodNotAllowed,
     NotFound,
     ServiceError,
@@ -27,9 +28,7 @@ from common.errors import (
     shown,
 )
 from common.metrics import Counter, Family, Gauge, Histogram
-from lookup.lookups import Lookups
-from lookup.placement import Answer, names_in
-from lookup.resolver import Result
+from lookup.lookups import Lookups, names_in
 from webhook.admission import (
     MAX_REVIEW,
     Decision,
@@ -46,6 +45,9 @@ __all__ = ["WebhookHandler", "WebhookServer"]
 # Whoever can reach the port can open them, and each may take 80 kB. An API server needs one for
 # each Pod that is being created.
 MAX_CONNECTIONS = 512
+
+# Who asks for the names of a review; a label of the metrics.
+ASKER = "webhook"
 
 ENDPOINTS = ("/mutate", "/healthz", "/readyz")
 
@@ -110,9 +112,7 @@ class WebhookHandler(ConnectionHandler):
         self.send_health(self.server.why_unready() if path == "/readyz" else None)
         return None
 
-    def do_POST(self) -> Coroutine[Any, Any, None] | None:
-        """Answers now, or else when DNS has answered or had its time."""
-        started = perf_counter()
+    def do_POST(self) -> Coroutine[Any, Any, None]:
         path, _, query = self.path.partition("?")
         if path != "/mutate":
             raise MethodNotAllowed(f"there are no reviews at {shown(path)}, but at /mutate")
@@ -120,44 +120,28 @@ class WebhookHandler(ConnectionHandler):
             raise UnsupportedMediaType(f"{shown(self.media_type)} is not application/json")
         review = review_in(self.body)
         self.body = bytearray()  # it need not be there while DNS is waited for
-        try:
-            return self.review(started, review, patience_in(query))
-        except Exception as error:
-            self.send_defect(started, review, error)
-        return None
+        return self.review(review, patience_in(query))
 
-    def review(
-        self, started: float, review: Review, patience: float
-    ) -> Coroutine[Any, Any, None] | None:
+    async def review(self, review: Review, patience: float) -> None:
+        """Answers all the same if the service fails: no Pod is to be refused for that."""
+        started = perf_counter()
+        try:
+            decision = await self.decision(review, patience)
+        except Exception as error:
+            logging.error("reviewing %s", shown(review.pod), exc_info=error)
+            decision = defect(review)
+        self.send_decision(started, review, decision)
+
+    async def decision(self, review: Review, patience: float) -> Decision:
         if review.why_not:
-            self.send_decision(started, review, decide(review, None))
-            return None
+            return decide(review, None)
+        lookups = self.server.lookups
         try:
-            names = names_in(f"fqdn={review.names}")
-        except ServiceError as error:
-            self.send_outcome(started, review, error)
-            return None
-        found = self.server.lookups.find_at_once(names)
-        if None in found.values():
-            return self.review_in_time(started, review, found, patience)
-        self.send_results(started, review, found)  # type: ignore[arg-type]  # none is None
-        return None
-
-    async def review_in_time(
-        self, started: float, review: Review, found: Mapping[str, Result | None], patience: float
-    ) -> None:
-        try:
-            results = await self.server.lookups.find_rest(found, patience)
-            self.send_results(started, review, results)
-        except Exception as error:
-            self.send_defect(started, review, error)
-
-    def send_results(self, started: float, review: Review, results: Mapping[str, Result]) -> None:
-        self.send_outcome(started, review, self.server.lookups.answer(results))
-
-    def send_outcome(self, started: float, review: Review, outcome: Answer | ServiceError) -> None:
-        self.server.lookups.account(outcome, perf_counter() - started)
-        self.send_decision(started, review, decide(review, outcome))
+            names = names_in(review.names)
+        except InvalidRequest as error:
+            lookups.count(error, ASKER)
+            return decide(review, error)
+        return decide(review, await lookups.find(names, ASKER, patience))
 
     def send_decision(self, started: float, review: Review, decision: Decision) -> None:
         """Answers the review and accounts for it: its line in the log, its duration, its outcome."""
@@ -168,12 +152,6 @@ class WebhookHandler(ConnectionHandler):
         self.server.durations.observe(duration)
         names = shown(review.names)
         logging.info("review %s %s %s ms=%.2f", shown(review.pod), names, found, duration * 1000)
-
-    def send_defect(self, started: float, review: Review, error: Exception) -> None:
-        """Answers all the same: no Pod is to be refused for that."""
-        logging.error("reviewing %s", shown(review.pod), exc_info=error)
-        self.server.lookups.outcomes.increment("InternalError")
-        self.send_decision(started, review, defect(review))
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Counts the answer; what is logged has a line of its own."""
