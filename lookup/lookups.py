@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from itertools import product
-from math import inf
+from math import inf, nan
 from time import perf_counter, time
 
 from common.errors import InvalidRequest, ServiceError, shown
@@ -102,7 +102,7 @@ class Lookups:
             Gauge(
                 "subnets_modified_timestamp_seconds",
                 "When the file with the table was changed last, in Unix time.",
-                lambda: self.placement.table.modified_at or math.nan,
+                lambda: self.placement.table.modified_at or nan,
             ),
             Gauge(
                 "subnets_loaded_timestamp_seconds",

@@ -92,7 +92,7 @@ class Answer:
             yield "errors", [{"fqdn": name, **error_body(error)} for name, error in self.errors]
 
 
-class Location(NamedTuple):
+class Place(NamedTuple):
     """Where a name is; `zone` is the node label of the one zone that all addresses are in, or None."""
 
     name: str
@@ -128,7 +128,7 @@ class Placement:
         error.
         """
         found = {name: self._locate(name, result) for name, result in results.items()}
-        places = [each for each in found.values() if isinstance(each, Location)]
+        places = [each for each in found.values() if isinstance(each, Place)]
         errors = [(name, each) for name, each in found.items() if isinstance(each, ServiceError)]
         if not places:
             return errors[0][1]
@@ -157,14 +157,14 @@ class Placement:
                 avoided = ", which is avoided" if subnet and self._is_avoided(subnet) else ""
                 yield f"{name}: {address} is {where}{avoided}"
 
-    def _locate(self, name: str, result: Result) -> Location | ServiceError:
+    def _locate(self, name: str, result: Result) -> Place | ServiceError:
         if isinstance(result, ServiceError):
             return result
         found = tuple((address, self.table.match(address)) for address in result.addresses)
         zones = {subnet and self._labels(subnet)[-1] for _, subnet in found}
         if zones == {None}:
             return ZoneNotFound(f"{name}: {_listed(result.addresses)} is in no subnet")
-        return Location(name, found, zones.pop() if len(zones) == 1 else None, result.stale)
+        return Place(name, found, zones.pop() if len(zones) == 1 else None, result.stale)
 
     def _labels(self, subnet: Subnet) -> tuple[Label, ...]:
         return subnet.node_labels(self._zone_label)
@@ -172,7 +172,7 @@ class Placement:
     def _is_avoided(self, subnet: Subnet) -> bool:
         return not self._avoided.isdisjoint((subnet.zone, subnet.zone_id))
 
-    def _node_labels(self, places: Iterable[Location]) -> Iterator[NodeLabel]:
+    def _node_labels(self, places: Iterable[Place]) -> Iterator[NodeLabel]:
         """Terms of a node affinity, the heaviest first.
 
         What counts the same is one term: an autoscaler that takes the heaviest preference
@@ -185,7 +185,7 @@ class Placement:
         for (key, weight), values in sorted(terms.items(), key=lambda term: -term[0][1]):
             yield NodeLabel(key, tuple(sorted(values)), weight)
 
-    def _steps(self, place: Location) -> list[Mapping[Label, int]]:
+    def _steps(self, place: Place) -> list[Mapping[Label, int]]:
         """The place's labels, each with the number of addresses that have it.
 
         In one zone, one label after another, as far as all addresses share it; otherwise
@@ -198,7 +198,7 @@ class Placement:
             return [Counter(each[-1] for each in labels)]
         return [{label: 1} for label in labels[0] if all(label in each for each in labels)]
 
-    def _node_selector(self, places: Iterable[Location]) -> tuple[Label, ...]:
+    def _node_selector(self, places: Iterable[Place]) -> tuple[Label, ...]:
         """The zone of the first name that is in one zone, unless anything is not sure."""
         selector: tuple[Label, ...] = ()
         for place in places:
