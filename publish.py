@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import base64
 import gzip
+import json
 import os
 import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from time import time
 from typing import Any, NamedTuple
 
 from common.errors import complain
@@ -33,12 +35,23 @@ KEY = "subnets.json"
 # has to fit besides.
 MAX_TEXT_SIZE = MAX_CONFIGMAP_SIZE // 2
 
-# If more of the present entries would vanish than one in so many, it is more likely that
-# something was not asked than that so much has gone.
-VANISHING_SHARE = 3
+# If more than one entry in so many would vanish or move, it is more likely that something was
+# not asked, or asked in the wrong place, than that so much has changed.
+SHARE = 3
 
-# An annotation of the ConfigMap that lets them vanish all the same, once.
+# Hours for which a table counts: a run every 15 minutes would otherwise get rid of all of it, a
+# third at a time, in an evening.
+MEMORY = 24
+
+# Seconds after which a table is written again though it is the same: for what it says of when it
+# was gathered, of which an alert is made.
+REFRESH = 24 * 3600
+
+# Annotations of the ConfigMap: what was published in the last hours; and, for people to set,
+# that so much may vanish or move all the same, once, or that zones may be ambiguous, for good.
+PUBLISHED = "automatic-zone-placement/published"
 MAY_VANISH = "automatic-zone-placement/may-vanish"
+MAY_BE_AMBIGUOUS = "automatic-zone-placement/may-be-ambiguous"
 
 # Changes that are listed.
 MAX_LISTED = 100
@@ -108,13 +121,86 @@ def compare(present: Iterable[Subnet], new: Iterable[Subnet]) -> Changes:
     )
 
 
-# The ConfigMap.
+# What was published before.
 
 Json = dict[str, Any]
 
 
-def present_subnets(config_map: Json, node_label: str) -> list[Subnet]:
-    """The subnets that are there; none where there is no table yet. Raises `ValueError`."""
+class Hour(NamedTuple):
+    """An hour in which tables were published: the subnets of the largest, and how many moved."""
+
+    largest: int
+    moved: int
+
+
+@dataclass(frozen=True)
+class Past:
+    """What was published in the last hours; `subnets` is the number in the last table, if known.
+
+    As an annotation it has 900 bytes at most.
+    """
+
+    subnets: int | None
+    hours: Mapping[int, Hour]  # by their number since 1970
+
+    @classmethod
+    def read(cls, annotations: Mapping[str, str], now: int) -> Past:
+        """What the annotation says; nothing if somebody has broken it."""
+        try:
+            found = json.loads(annotations.get(PUBLISHED, ""))
+            hours = {int(hour): Hour(*map(int, each)) for hour, each in found["hours"].items()}
+            return cls(int(found["subnets"]), _recent(hours, now))
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ):
+            return cls(None, {})
+
+    def __str__(self) -> str:
+        return json.dumps({"subnets": self.subnets, "hours": self.hours})
+
+    @property
+    def largest(self) -> int:
+        return max((hour.largest for hour in self.hours.values()), default=0)
+
+    @property
+    def moved(self) -> int:
+        return sum(hour.moved for hour in self.hours.values())
+
+    def then(self, now: int, table: Sized, moved: int, before: int = 0) -> Past:
+        """What it is after this table, in place of one of `before` subnets of which some moved."""
+        this = self.hours.get(now, Hour(0, 0))
+        this = Hour(max(this.largest, before, len(table)), this.moved + moved)
+        return Past(len(table), {**_recent(self.hours, now), now: this})
+
+
+def _recent(hours: Mapping[int, Hour], now: int) -> dict[int, Hour]:
+    return {hour: each for hour, each in hours.items() if 0 <= now - hour < MEMORY}
+
+
+def why_worse(changes: Changes, before: int, after: int, past: Past) -> str | None:
+    """Why a table is worse than that of `before` subnets, and than those of the past; None if not.
+
+    That some have moved, or are not there any more, is added up: one third, another third and
+    the last one are all of them.
+    """
+    number = max(before, past.largest)
+    gone = max(len(changes.removed), number - after)
+    moved = past.moved + len(changes.moved)
+    if (gone + moved) * SHARE <= number:
+        return None
+    return f"of {number} subnets, {gone} would vanish and {moved} move within a day ({changes})"
+
+
+# The ConfigMap.
+
+
+def present_table(config_map: Json, node_label: str) -> SubnetTable | None:
+    """The table that is there; None where there is none yet. Raises `ValueError`."""
     packed = (config_map.get("binaryData") or {}).get(KEY)
     if packed is not None:
         try:
@@ -123,13 +209,14 @@ def present_subnets(config_map: Json, node_label: str) -> list[Subnet]:
             raise ValueError(f"cannot be unpacked: {error}") from None
     else:
         content = (config_map.get("data") or {}).get(KEY, "")
-    return list(parse(content, node_label=node_label)) if content else []
+    return parse(content, node_label=node_label) if content else None
 
 
-def with_table(config_map: Json, table: SubnetTable) -> Json:
-    """The ConfigMap with this table. Raises `Unfit` if there is no room for it."""
+def with_table(config_map: Json, table: SubnetTable, past: Past) -> Json:
+    """The ConfigMap with this table, and this past. Raises `Unfit` if there is no room for it."""
     metadata = _without(config_map, "metadata", "annotations")
-    metadata["annotations"] = _without(config_map["metadata"], "annotations", MAY_VANISH)
+    annotations = _without(config_map["metadata"], "annotations", MAY_VANISH)
+    metadata["annotations"] = annotations | {PUBLISHED: str(past)}
     changed = config_map | {"metadata": metadata}
     data = changed["data"] = _without(config_map, "data", KEY)
     binary_data = changed["binaryData"] = _without(config_map, "binaryData", KEY)
@@ -149,6 +236,15 @@ def _without(body: Json, name: str, key: str) -> Json:
     return {each: value for each, value in (body.get(name) or {}).items() if each != key}
 
 
+def has_content(config_map: Json) -> bool:
+    return any((config_map.get(part) or {}).get(KEY) for part in ("data", "binaryData"))
+
+
+def _is_due(present: SubnetTable, table: SubnetTable) -> bool:
+    """Whether what the present table says of its age has become too old."""
+    return (table.gathered_at or 0) - (present.gathered_at or 0) >= REFRESH
+
+
 class Publication:
     """Puts a table into the ConfigMap that the settings name."""
 
@@ -164,35 +260,71 @@ class Publication:
         def change(config_map: Json) -> Json | None:
             nonlocal changes
             present = self.present(config_map)
-            changes = compare(present, table)
-            if not any(changes):
+            changes = compare(present or (), table)
+            if present and not any(changes) and not _is_due(present, table):
                 return None
-            self.check(changes, len(present), config_map)
-            return with_table(config_map, table)
+            past = self.checked(config_map, present, changes, table)
+            return with_table(config_map, table, past)
 
         self.api.update(self.path, change)
         return changes
 
-    def present(self, config_map: Json) -> list[Subnet]:
-        """The subnets that are there; none if what is there is no table."""
+    def present(self, config_map: Json) -> SubnetTable | None:
+        """The table that is there; None if there is none, or if what is there is no table."""
         try:
-            return present_subnets(config_map, self.settings.node_label)
+            return present_table(config_map, self.settings.node_label)
         except ValueError as error:
-            complain(
-                "what is in the ConfigMap is no table, and gives way:", *str(error).splitlines()
-            )
-            return []
+            complain("what is in the ConfigMap is no table:", *str(error).splitlines())
+            return None
 
-    def check(self, changes: Changes, number: int, config_map: Json) -> None:
-        """Raises `Unfit` if too many of the present subnets would vanish."""
+    def checked(
+        self, config_map: Json, present: SubnetTable | None, changes: Changes, table: SubnetTable
+    ) -> Past:
+        """What is to be remembered of this table. Raises `Unfit` if it is worse than before."""
         annotations = config_map["metadata"].get("annotations") or {}
-        removed = len(changes.removed)
-        if removed * VANISHING_SHARE > number and annotations.get(MAY_VANISH) != "true":
+        now = int(time()) // 3600
+        past = Past.read(annotations, now)
+        if present and not any(changes):
+            return past.then(now, table, moved=0)
+        if annotations.get(MAY_BE_AMBIGUOUS) != "true":
+            self.check_zones(table)
+        if annotations.get(MAY_VANISH) == "true":
+            return Past(None, {}).then(now, table, moved=0)
+        before = self.number_before(config_map, present, past)
+        if worse := why_worse(changes, before, len(table), past):
+            raise Unfit(f"{worse}. If they are to: {self.annotate(MAY_VANISH)}")
+        return past.then(now, table, len(changes.moved), before)
+
+    def number_before(self, config_map: Json, present: SubnetTable | None, past: Past) -> int:
+        """The subnets of the present table; if it is damaged, those that were published last.
+
+        Raises `Unfit` if nobody knows.
+        """
+        if present is not None:
+            return len(present)
+        if past.subnets is None and has_content(config_map):
             raise Unfit(
-                f"{removed} of {number} subnets would vanish ({changes}). If they are to: "
-                f"kubectl -n {self.settings.namespace} annotate configmap "
-                f"{self.settings.config_map} {MAY_VANISH}=true"
+                "what is in the ConfigMap is no table, and it does not say how many subnets it "
+                f"had. If it is to give way: {self.annotate(MAY_VANISH)}"
             )
+        return past.subnets or 0
+
+    def check_zones(self, table: SubnetTable) -> None:
+        """Raises `Unfit` if the node label may stand for several zones."""
+        zones = sorted({subnet.zone for subnet in table if table.is_ambiguous(subnet)})
+        if zones:
+            raise Unfit(
+                f"name and id do not match one to one for {', '.join(zones[:MAX_LISTED])}, so no "
+                f"Pod would be placed there; NODE_LABEL={ZONE_ID_LABEL} helps. If they are to "
+                f"stay so: {self.annotate(MAY_BE_AMBIGUOUS)}"
+            )
+
+    def annotate(self, key: str) -> str:
+        """The command that says so."""
+        settings = self.settings
+        return (
+            f"kubectl -n {settings.namespace} annotate configmap {settings.config_map} {key}=true"
+        )
 
     def tell(self, kind: str, reason: str, note: str) -> None:
         """Writes an Event about the ConfigMap, if possible."""
@@ -218,6 +350,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return complain(str(error), status=2)
     try:
         table = read_files(files, settings.node_label)
+        if table.gathered_at is None:
+            table.gathered_at = time()
         complain(*(f"warning: {warning}" for warning in table.warnings))
         changes = publication.publish(table)
     except (InvalidSubnets, Unfit) as error:

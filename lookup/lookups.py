@@ -95,7 +95,7 @@ class Lookups:
                 lambda: len(self.placement.table.warnings),
             ),
             Gauge(
-                "subnets_fingerprint",
+                "subnets_hash",
                 "A hash of the table: replicas with the same table have the same.",
                 lambda: self.placement.table.fingerprint,
             ),
@@ -104,12 +104,21 @@ class Lookups:
                 "When the file with the table was changed last, in Unix time.",
                 lambda: self.placement.table.modified_at or nan,
             ),
+            *self._gathered_at(),
             Gauge(
                 "subnets_loaded_timestamp_seconds",
                 "When the table was read, in Unix time.",
                 lambda: self.loaded_at,
             ),
         ]
+
+    def _gathered_at(self) -> list[Family]:
+        """None where the table does not say it: no number would be true."""
+        gathered_at = self.placement.table.gathered_at
+        documentation = "Since when the table's data holds, as it says itself, in Unix time."
+        if gathered_at is None:
+            return []
+        return [Gauge("subnets_gathered_timestamp_seconds", documentation, lambda: gathered_at)]
 
     async def find(self, names: Sequence[str], asker: str, patience: float = inf) -> Outcome:
         """What comes of a lookup of these names, in at most `DNS_TIMEOUT` or `patience` seconds.

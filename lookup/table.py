@@ -58,8 +58,9 @@ class SubnetTable:
     a `Subnet` is made when it is found for the first time.
 
     `warnings` holds sentences about what is usable but looks wrong; `is_example` tells the
-    table that is shipped, or one that has some of it left; `modified_at` is when its files
-    were changed last, in Unix time, or None. `zones` are the names and ids of all zones.
+    table that is shipped, or one that has some of it left. `modified_at` is when its files
+    were changed last, and `gathered_at` since when its data holds, as it says itself: both in
+    Unix time, or None. `zones` are the names and ids of all zones.
     `fingerprint` is a number below 2^48, so that a metric holds it to the last bit; tables
     with the same subnets have the same, in whatever order these were given.
     """
@@ -71,6 +72,7 @@ class SubnetTable:
         node_label: str = ZONE_LABEL,
         is_example: bool = False,
         modified_at: float | None = None,
+        gathered_at: float | None = None,
     ) -> None:
         self._levels = [
             (netmask(length), levels[length]) for length in sorted(levels, reverse=True)
@@ -78,6 +80,7 @@ class SubnetTable:
         self.warnings = tuple(warnings)
         self.is_example = is_example
         self.modified_at = modified_at
+        self.gathered_at = gathered_at
         self.has_ipv6 = False
         found = {Location(*s[-3:]) for level in levels.values() for s in level.values()}
         self.zones = frozenset(text for s in found for text in s[:2] if text is not None)

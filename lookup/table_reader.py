@@ -8,6 +8,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -113,6 +114,7 @@ class TableReader:
         self.warnings: list[str] = []
         self.is_example = False
         self.modified_at: float | None = None
+        self.gathered_at: float | None = None
         self.begin("")
 
     def begin(self, source: str) -> None:
@@ -124,6 +126,18 @@ class TableReader:
         """The table is as old as the file that was changed last, through all symbolic links."""
         with suppress(OSError):  # a standard input has none that says anything
             self.modified_at = max(self.modified_at or 0.0, os.stat(path).st_mtime)
+
+    def note_gathering(self, value: object) -> None:
+        """The table is as old as the oldest of what it is made of."""
+        try:
+            time = datetime.fromisoformat(value).timestamp()  # type: ignore[arg-type]
+        except (OverflowError, TypeError, ValueError):
+            self.add_problem(
+                f"{self.document}GatheredAt {shown(value)} is not a time such as "
+                "2026-01-31T12:00:00Z"
+            )
+        else:
+            self.gathered_at = time if self.gathered_at is None else min(self.gathered_at, time)
 
     # From texts to documents, entries, and address blocks.
 
@@ -169,6 +183,8 @@ class TableReader:
             if key == "Subnets" and isinstance(value, (list, Iterator)):
                 found = True
                 self.add_entries(value)
+            elif key == "GatheredAt":
+                self.note_gathering(value)
             elif key == "NextToken" and value:
                 self.add_problem(
                     f"{self.document}NextToken: the pages that follow are missing; the aws "
@@ -293,6 +309,7 @@ class TableReader:
             node_label=self.node_label,
             is_example=self.is_example,
             modified_at=self.modified_at,
+            gathered_at=self.gathered_at,
         )
 
     def overlaps(self) -> Iterator[str]:

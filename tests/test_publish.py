@@ -13,12 +13,14 @@ import unittest
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
+from datetime import datetime
 from pathlib import Path
 from unittest import mock
 
 import publish
 from lookup.table import Subnet
 from lookup.table_reader import parse
+from lookup.table_writer import lines
 from tests.api_server import (
     ApiServer,
     Fault,
@@ -36,6 +38,8 @@ NAME = "automatic-zone-placement-gathered"
 CONFIG_MAP = f"/api/v1/namespaces/zones/configmaps/{NAME}"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/zones/events"
 KEY = "subnets.json"
+ZONE = "topology.kubernetes.io/zone"
+ZONE_ID = "topology.k8s.aws/zone-id"
 
 
 def entries(*zones: str, first: int = 0) -> list[Json]:
@@ -50,7 +54,12 @@ def config_map(table: object = None, **annotations: str) -> Json:
     """As the component makes it, and with this table."""
     metadata = {"namespace": "zones", "name": NAME, "uid": "u-1", "labels": {"app": "x"}}
     found: Json = {"metadata": metadata | ({"annotations": annotations} if annotations else {})}
-    return found if table is None else found | {"data": {KEY: json.dumps(table)}}
+    return found if table is None else found | {"data": {KEY: dated(table)}}
+
+
+def dated(table: object) -> str:
+    """A table of just now."""
+    return json.dumps({"GatheredAt": datetime.now().astimezone().isoformat(), "Subnets": table})
 
 
 def packed(data: bytes) -> Json:
@@ -115,6 +124,22 @@ COMPARISONS: list[tuple[list[Json], list[Json], list[str]]] = [
     ),
 ]
 
+# What may stand in the annotation in the place of what was published.
+BROKEN_PASTS = [
+    "",
+    "[]",
+    "null",
+    "5",
+    '{"subnets": 900}',
+    '{"subnets": 900, "hours": [1]}',
+    '{"subnets": 900, "hours": {"x": [1, 2]}}',
+    '{"subnets": 900, "hours": {"1": [1]}}',
+    '{"subnets": 900, "hours": {"1": [Infinity, 2]}}',
+    '{"subnets": 900, "hours": {"1": {"2": 3, "4": 5}}}',
+    '{"subnets": 900, "hours": {"1": [900, 0], "999999999": [900, 0]}}',
+    "[" * 100_000,
+]
+
 # What may be in the files, and a word of why it is not published.
 WRONG: list[tuple[bytes, str]] = [
     (b"", "empty"),
@@ -140,11 +165,11 @@ def table(found: list[Json]) -> list[Subnet]:
 
 class ComparisonTest(unittest.TestCase):
     def test_comparisons(self) -> None:
-        for before, after, lines in COMPARISONS:
-            with self.subTest(lines):
+        for before, after, said in COMPARISONS:
+            with self.subTest(said):
                 changes = publish.compare(table(before), table(after))
-                self.assertEqual(changes.lines(), lines)
-                self.assertEqual(any(changes), bool(lines))
+                self.assertEqual(changes.lines(), said)
+                self.assertEqual(any(changes), bool(said))
 
     def test_many_changes_are_cut_short(self) -> None:
         changes = publish.compare([], table(entries(*"a" * 150)))
@@ -182,7 +207,7 @@ class PublishTest(unittest.TestCase):
 
     def present(self) -> list[Subnet]:
         """The table that is in the ConfigMap now."""
-        return publish.present_subnets(self.server.config_map, "topology.kubernetes.io/zone")
+        return list(publish.present_table(self.server.config_map, ZONE) or ())
 
     def assert_refused(self, run: Run, word: str) -> None:
         """Nothing was written, and the process and an Event say why."""
@@ -209,7 +234,7 @@ class PublishTest(unittest.TestCase):
     def test_what_has_not_changed_is_not_written(self) -> None:
         for present in (
             config_map(entries("a")),
-            config_map() | packed(gzip.compress(json.dumps(entries("a")).encode())),
+            config_map() | packed(gzip.compress(dated(entries("a")).encode())),
         ):
             server = self.serve(present)
             run = self.run_it(entries("a"))
@@ -217,9 +242,9 @@ class PublishTest(unittest.TestCase):
             self.assertEqual((server.put, server.events), (0, []))
 
     def test_what_has_changed_is_said(self) -> None:
-        server = self.serve(config_map(entries("a", "b", "c")))
-        run = self.run_it(entries("z", "b") + entries("d", first=3))
-        lines = ["- 10.0.2.0/24 zone-c", "~ 10.0.0.0/24 zone-a -> zone-z", "+ 10.0.3.0/24 zone-d"]
+        server = self.serve(config_map(entries(*"abcdef")))
+        run = self.run_it(entries("z", "b") + entries(*"defd", first=3))
+        lines = ["- 10.0.2.0/24 zone-c", "~ 10.0.0.0/24 zone-a -> zone-z", "+ 10.0.6.0/24 zone-d"]
         self.assertEqual(run.output.splitlines()[:3], lines)
         self.assertEqual(
             server.events[0]["note"], "; ".join(["1 added, 1 removed, 1 moved", *lines])
@@ -262,13 +287,20 @@ class PublishTest(unittest.TestCase):
             run = self.run_it(shared, NODE_LABEL="topology.k8s.aws/zone-id")
             self.assertEqual((run.status, self.server.put), (0, put), run)
 
-    def test_a_third_may_vanish_and_no_more(self) -> None:
+    def test_a_third_may_vanish_or_move_and_no_more(self) -> None:
         nine = entries(*"abcabcabc")
-        self.serve(config_map(nine))
-        self.assert_refused(self.run_it(nine[4:]), "4 of 9 subnets would vanish")
-        self.assertEqual(self.present(), table(nine))
-        self.assertEqual(self.run_it(nine[3:]).status, 0)
-        self.assertEqual(self.present(), table(nine[3:]))
+        for refused, allowed, word in (
+            (nine[4:], nine[3:], "of 9 subnets, 4 would vanish and 0 move"),
+            (entries(*"xxxxbcabc"), entries(*"xxxabcabc"), "0 would vanish and 4 move"),
+            (entries(*"xxcabca"), entries(*"xbcabca"), "2 would vanish and 2 move"),
+            (nine[4:] + entries(*"abcd", first=9), nine[3:], "4 would vanish"),
+        ):
+            with self.subTest(word):
+                self.serve(config_map(nine))
+                self.assert_refused(self.run_it(refused), word)
+                self.assertEqual(self.present(), table(nine))
+                self.assertEqual(self.run_it(allowed).status, 0)
+                self.assertEqual(self.present(), table(allowed))
 
     def test_more_may_vanish_once_if_it_is_told_so(self) -> None:
         nine = entries(*"abcabcabc")
@@ -276,11 +308,90 @@ class PublishTest(unittest.TestCase):
         server = self.serve(config_map(nine, **annotations))
         self.assertEqual(self.run_it(nine[8:]).status, 0)
         self.assertEqual(self.present(), table(nine[8:]))
-        self.assertEqual(server.config_map["metadata"]["annotations"], {"other": "x"})
+        self.assertEqual(self.annotations.keys(), {"other", publish.PUBLISHED})
+        self.assertEqual(self.run_it(nine[8:] + entries("a")).status, 0)  # what was is forgotten
+        server.put = 0
+        server.created.clear()
+        self.assert_refused(self.run_it(nine[:1]), "of 2 subnets, 1 would vanish")
 
-    def test_all_may_move(self) -> None:
-        self.serve(config_map(entries("a", "a")))
-        self.assertEqual(self.run_it(entries("b", "b")).status, 0)
+    @property
+    def annotations(self) -> Json:
+        return dict(self.server.config_map["metadata"]["annotations"])
+
+    def run_at(self, hour: float, content: object) -> int:
+        with mock.patch("publish.time", lambda: 1_800_000_000 + hour * 3600):
+            return self.run_it(content).status
+
+    def test_no_third_after_another_vanishes_within_a_day(self) -> None:
+        """Reproduced: of 900 subnets 36 were left within two hours."""
+        self.serve(config_map())
+        ninety = entries(*"abc" * 30)
+        self.assertEqual(self.run_at(0, ninety), 0)
+        self.assertEqual(self.run_at(30, ninety[30:]), 0)
+        for hour in (30.25, 31, 40, 53):
+            self.assertEqual(self.run_at(hour, ninety[31:]), 1, hour)
+        self.assertEqual(self.run_at(54, ninety[50:]), 0)
+        self.assertEqual(self.present(), table(ninety[50:]))
+        self.assertEqual(self.run_at(54.1, ninety[51:]), 1)
+
+    def test_what_has_come_back_may_vanish_again(self) -> None:
+        self.serve(config_map())
+        nine = entries(*"abcabcabc")
+        for hour, content in enumerate((nine, nine[3:], nine, nine[3:], nine)):
+            self.assertEqual(self.run_at(hour, content), 0, hour)
+
+    def test_no_third_after_another_moves_within_a_day(self) -> None:
+        self.serve(config_map())
+        moving = [entries(*"x" * number, *"a" * (9 - number)) for number in range(9)]
+        self.assertEqual([self.run_at(0, moving[each]) for each in (0, 2, 3, 4)], [0, 0, 0, 1])
+        self.assertEqual([self.run_at(23.9, moving[4]), self.run_at(24, moving[4])], [1, 0])
+
+    def test_vanished_and_moved_are_added_up(self) -> None:
+        self.serve(config_map())
+        self.assertEqual(self.run_at(0, entries(*"a" * 9)), 0)
+        self.assertEqual(self.run_at(1, entries(*"xx", *"a" * 7)), 0)
+        self.assertEqual(self.run_at(2, entries(*"xx", *"a" * 5)), 1)
+        self.assertEqual(self.run_at(2, entries(*"xx", *"a" * 6)), 0)
+
+    def test_what_is_remembered_is_bounded(self) -> None:
+        self.serve(config_map())
+        many = entries(*"abcdefgh" * 25)
+        for hour in range(60):
+            self.assertEqual(self.run_at(hour, many[: 200 - hour % 2]), 0)
+        remembered = json.loads(self.annotations[publish.PUBLISHED])
+        self.assertEqual(len(remembered["hours"]), publish.MEMORY)
+        self.assertEqual(remembered["subnets"], 199)
+        large = {hour: [100_000, 33_333] for hour in range(500_000, 500_024)}
+        self.assertLess(len(json.dumps({"subnets": 100_000, "hours": large})), 900)
+
+    def test_what_is_remembered_is_no_help_if_it_is_broken(self) -> None:
+        for broken in BROKEN_PASTS:
+            with self.subTest(broken):
+                self.serve(config_map(entries(*"abc"), **{publish.PUBLISHED: broken}))
+                self.assert_refused(self.run_it(entries("a")), "of 3 subnets, 2 would vanish")
+                self.assertEqual(self.run_it(entries("a", "b")).status, 0)
+
+    def test_a_table_is_written_again_once_a_day(self) -> None:
+        """So that an alert can be made of its age."""
+        server = self.serve(config_map())
+        for hour, put in ((0, 1), (1, 1), (23.9, 1), (24, 2), (25, 2), (48.5, 3)):
+            self.assertEqual(self.run_at(hour, entries("a")), 0)
+            self.assertEqual(server.put, put, hour)
+        self.assertIn('{"GatheredAt": "2027-01-17T08:30:00Z"', server.config_map["data"][KEY])
+        self.assertEqual(len(server.events), 1)
+
+    def test_an_ambiguous_table(self) -> None:
+        shuffled = [
+            each | {"AvailabilityZoneId": "z1"}
+            for each in entries("a", "b") + entries("b", first=2)
+        ]
+        self.serve(config_map())
+        self.assert_refused(self.run_it(shuffled), "do not match one to one for zone-a, zone-b")
+        self.assertEqual(self.run_it(shuffled, NODE_LABEL=ZONE_ID).status, 0)
+        self.serve(config_map(None, **{publish.MAY_BE_AMBIGUOUS: "true"}))
+        self.assertEqual(self.run_it(shuffled).status, 0)
+        self.assertEqual(self.run_it(shuffled[:2]).status, 0)  # it is said for good
+        self.assertIn(publish.MAY_BE_AMBIGUOUS, self.annotations)
 
     def test_a_large_table_is_compressed(self) -> None:
         large = entries(*"abc" * 10)
@@ -295,18 +406,46 @@ class PublishTest(unittest.TestCase):
         self.assertEqual(server.config_map["binaryData"].keys(), {"other"})
         self.assertEqual(self.present(), table(large[:25]))
 
+    def test_how_large_is_too_large(self) -> None:
+        found = parse(dated(entries("a")))
+        size = sum(map(len, lines(found)))
+        packed_size = len(gzip.compress("".join(lines(found)).encode(), mtime=0))
+        past = publish.Past(None, {})
+        for text, most, part in (
+            (size, 0, "data"),
+            (size - 1, packed_size, "binaryData"),
+            (size - 1, packed_size - 1, None),
+        ):
+            with mock.patch.multiple(publish, MAX_TEXT_SIZE=text, MAX_CONFIGMAP_SIZE=most):
+                if part:
+                    self.assertIn(KEY, publish.with_table(config_map(), found, past)[part])
+                else:
+                    with self.assertRaises(publish.Unfit):
+                        publish.with_table(config_map(), found, past)
+
     def test_a_table_that_is_too_large(self) -> None:
         self.serve(config_map(entries("c")))
         with mock.patch("publish.MAX_TEXT_SIZE", 10), mock.patch("publish.MAX_CONFIGMAP_SIZE", 10):
-            self.assert_refused(self.run_it(entries("a")), "do not fit")
+            self.assert_refused(self.run_it(entries("c", "a")), "do not fit")
 
-    def test_what_is_no_table_gives_way(self) -> None:
+    def test_what_is_no_table_counts_as_what_was_published_last(self) -> None:
+        nine = entries(*"abcabcabc")
+        for data in [*NO_TABLES, {"data": {}}]:
+            with self.subTest(data):
+                self.serve(config_map())
+                self.run_at(0, nine)
+                self.server.change({"metadata": self.server.config_map["metadata"]} | data)
+                self.assertEqual(self.run_at(100, nine[4:]), 1)
+                self.assertEqual(self.run_at(100, nine[3:]), 0)
+                self.assertEqual(self.present(), table(nine[3:]))
+
+    def test_what_is_no_table_does_not_give_way_if_nobody_knows_how_large_it_was(self) -> None:
         for data in NO_TABLES:
             with self.subTest(data):
                 self.serve(config_map() | data)
-                run = self.run_it(entries("a"))
-                self.assertEqual(run.status, 0, run)
-                self.assertIn("no table", run.errors[0])
+                self.assert_refused(self.run_it(entries("a")), "how many subnets it had")
+                self.serve(config_map(**{publish.MAY_VANISH: "true"}) | data)
+                self.assertEqual(self.run_it(entries("a")).status, 0)
                 self.assertEqual(self.present(), table(entries("a")))
 
     def interfere(self, other: list[Json]) -> None:
@@ -321,21 +460,21 @@ class PublishTest(unittest.TestCase):
 
     def test_somebody_else_changes_it_meanwhile(self) -> None:
         self.serve(config_map(entries("a")))
-        self.interfere(entries("a", "x"))
-        run = self.run_it(entries("a", "b", "c"))
+        self.interfere(entries("a", "x", "c"))
+        run = self.run_it(entries("a", "b", "c", "d"))
         self.assertEqual((run.status, self.server.put), (0, 1), run)
         self.assertIn("~ 10.0.1.0/24 zone-x -> zone-b", run.output)
-        self.assertEqual(self.present(), table(entries("a", "b", "c")))
+        self.assertEqual(self.present(), table(entries("a", "b", "c", "d")))
 
     def test_what_somebody_else_writes_meanwhile_must_not_vanish_either(self) -> None:
         self.serve(config_map(entries("a")))
         self.interfere(entries(*"abcdefghi"))
-        self.assert_refused(self.run_it(entries("a", "b")), "7 of 9 subnets would vanish")
+        self.assert_refused(self.run_it(entries("a", "b")), "of 9 subnets, 7 would vanish")
         self.assertEqual(self.present(), table(entries(*"abcdefghi")))
 
     def test_somebody_else_changes_it_all_the_time(self) -> None:
         server = self.serve(config_map(entries("a")))
-        server.meanwhile = lambda: server.change(config_map(entries("b")))
+        server.meanwhile = lambda: server.change(config_map(entries("a")))
         self.assert_failed(self.run_it(entries("a", "b")), "the object has been modified")
 
     def assert_failed(self, run: Run, word: str) -> None:
@@ -360,10 +499,10 @@ class PublishTest(unittest.TestCase):
             with self.subTest(method):
                 server = self.serve(config_map(entries("a")))
                 server.faults[f"{method} {CONFIG_MAP}"] = [break_off]
-                self.assert_failed(self.run_it(entries("b")), f"{method} {CONFIG_MAP}")
+                self.assert_failed(self.run_it(entries("a", "b")), f"{method} {CONFIG_MAP}")
                 self.assertEqual(self.present(), table(entries("a")))
-                self.assertEqual(self.run_it(entries("b")).status, 0)
-                self.assertEqual(self.present(), table(entries("b")))
+                self.assertEqual(self.run_it(entries("a", "b")).status, 0)
+                self.assertEqual(self.present(), table(entries("a", "b")))
 
     def test_the_connection_is_lost_when_it_is_done(self) -> None:
         server = self.serve(config_map(entries("a")))
@@ -373,9 +512,9 @@ class PublishTest(unittest.TestCase):
             break_off_halfway(connection)
 
         server.faults[f"PUT {CONFIG_MAP}"] = [do_and_break_off]
-        self.assert_failed(self.run_it(entries("b")), f"PUT {CONFIG_MAP}")
-        self.assertEqual(self.present(), table(entries("b")))
-        self.assertEqual(self.run_it(entries("b")), Run(0, "1 subnets, as before\n", []))
+        self.assert_failed(self.run_it(entries("a", "b")), f"PUT {CONFIG_MAP}")
+        self.assertEqual(self.present(), table(entries("a", "b")))
+        self.assertEqual(self.run_it(entries("a", "b")), Run(0, "2 subnets, as before\n", []))
 
     def test_nobody_listens(self) -> None:
         self.serve(config_map(entries("a")))

@@ -361,7 +361,7 @@ class ServerTest(Case):
             self.assertEqual(client.metric("subnets"), 6)
             self.assertEqual(client.metric("subnets_warnings"), 1)  # that it is the example
             found = read_files([str(self.path)])
-            self.assertEqual(client.metric("subnets_fingerprint"), found.fingerprint)
+            self.assertEqual(client.metric("subnets_hash"), found.fingerprint)
             modified = client.metric("subnets_modified_timestamp_seconds")
             self.assertEqual(modified, found.modified_at)
             self.assertEqual(modified, self.path.stat().st_mtime)

@@ -30,7 +30,7 @@ import subnets
 from lookup import json_stream as documents
 from lookup.table import Block, InvalidSubnets, Level, Subnet, SubnetTable
 from lookup.table_reader import MAX_SENTENCES, load, parse, read_files
-from lookup.table_writer import MAX_CONFIGMAP_SIZE
+from lookup.table_writer import MAX_CONFIGMAP_SIZE, lines
 from lookup.zones import Location
 from tests.support import DEADLINE, ROOT, run_subnets
 
@@ -837,6 +837,51 @@ class TimeTest(unittest.TestCase):
 
     def test_what_was_never_a_file_has_none(self) -> None:
         self.assertIsNone(load([GOOD]).modified_at)
+
+
+# a time as a table says it, and in Unix time
+GATHERINGS = [
+    ("1970-01-01T00:01:00Z", 60),
+    ("1970-01-01T01:01:00+01:00", 60),
+    ("2027-01-15T08:00:00.25Z", 1_800_000_000.25),
+]
+
+NO_TIMES: list[object] = [
+    None,
+    5,
+    "",
+    "yesterday",
+    "2027-01-15T25:00:00Z",
+    [],
+    "2027-01-15T08:00:00Z\n",
+]
+
+
+class GatheringTest(unittest.TestCase):
+    def test_a_table_may_say_when_it_was_gathered(self) -> None:
+        for said, time in GATHERINGS:
+            with self.subTest(said):
+                document = {"GatheredAt": said, "Subnets": [GOOD]}
+                self.assertEqual(load(document).gathered_at, time)
+                self.assertEqual(parse(json.dumps(document)).gathered_at, time)
+        self.assertIsNone(load([GOOD]).gathered_at)
+
+    def test_the_oldest_counts(self) -> None:
+        documents = [{"GatheredAt": said, "Subnets": [GOOD]} for said, _ in GATHERINGS]
+        for order in permutations(documents):
+            self.assertEqual(load(*order, [GOOD]).gathered_at, 60)
+
+    def test_what_is_no_time(self) -> None:
+        for value in NO_TIMES:
+            with self.subTest(value):
+                (problem,) = problems({"GatheredAt": value, "Subnets": [GOOD]})
+                self.assertIn(f"GatheredAt {value!r} is not a time", problem)
+
+    def test_it_is_written_as_it_was_read(self) -> None:
+        written = "".join(lines(load({"GatheredAt": "2027-01-15T08:00:00Z", "Subnets": EXAMPLE})))
+        self.assertTrue(written.startswith('{"GatheredAt": "2027-01-15T08:00:00Z", "Subnets": [\n'))
+        self.assertEqual("".join(lines(parse(written))), written)
+        self.assertEqual(list(parse(written)), list(load(EXAMPLE)))
 
 
 class Counting(dict[Any, Any]):
