@@ -75,7 +75,8 @@ def location_of(raw: dict[str, object]) -> Location:
 def problems_of(raw: dict[str, object]) -> Iterator[str]:
     """What is wrong with one entry, a sentence each."""
     for key in filter(meant, raw):
-        yield f"there is no key {shown(key)}; {meant(key)} is close to it"
+        if not is_beside_what_is_meant(key, raw):
+            yield f"there is no key {shown(key)}; {meant(key)} is close to it"
     one, other = raw.get("CIDRBlock"), raw.get("CidrBlock")
     if one != other and "CIDRBlock" in raw and "CidrBlock" in raw:
         yield f"CIDRBlock {shown(one)} is not the same as CidrBlock {shown(other)}"
@@ -93,6 +94,11 @@ def meant(key: object) -> str | None:
 
     as_long = [known for known in KEYS if abs(len(known) - len(key)) <= 2]
     return next((KEYS[known] for known in get_close_matches(key.lower(), as_long, 1, 0.85)), None)
+
+
+def is_beside_what_is_meant(key: str, raw: dict[str, object]) -> bool:
+    """Whether a key that is close to one that is read is another: AWS may bring new ones."""
+    return meant(key) in raw or (meant(key) == "CIDRBlock" and "CidrBlock" in raw)
 
 
 def _cidr_problem(cidr: object) -> str:

@@ -20,7 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from lookup.table import InvalidSubnets, SubnetTable
-from lookup.table_reader import read_files
+from lookup.table_reader import read_file
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -32,7 +32,8 @@ MODULE = "lookup.table_file"
 PROGRAM = Path(__file__).resolve().parent.parent
 
 # Seconds between two looks. A file is read when two of them have found the same: who writes
-# into it where it is, instead of putting another in its place, has had time to finish.
+# into it where it is, instead of putting another in its place, has had time to finish. Who has
+# not is no danger: no beginning of a table is one (`read_file`).
 INTERVAL = 2.0
 
 # Seconds after which a file that cannot be used is tried again though it is the same: what
@@ -65,7 +66,7 @@ class TableFile:
     def read(self) -> SubnetTable:
         """The table that is in the file now. Raises `InvalidSubnets`."""
         self._version = self._look()  # before it is read, or a change meanwhile would be missed
-        return read_files([self.path], self.node_label)
+        return read_file(self.path, self.node_label)
 
     def watch(
         self, loop: AbstractEventLoop, use: Callable[[SubnetTable | InvalidSubnets], None]
@@ -150,7 +151,7 @@ def main(path: str, node_label: str) -> None:
     os.nice(NICENESS)
     table, problems = None, list[str]()
     try:
-        table = read_files([path], node_label)
+        table = read_file(path, node_label)
     except InvalidSubnets as error:
         problems = error.problems
     sys.stdout.buffer.write(pickle.dumps((table, problems)))

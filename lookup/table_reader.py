@@ -16,6 +16,7 @@ from common.errors import shown
 from common.names import ZONE_ID_LABEL, ZONE_LABEL
 from lookup.entry import (
     block_of,
+    is_beside_what_is_meant,
     is_ipv6_only,
     location_of,
     location_problems,
@@ -40,6 +41,11 @@ MAX_SENTENCES = 200
 _EXAMPLE = (
     'the table has entries with the key "Example": it is the one that is shipped to try the '
     "service with, and no Pod is placed right by it; put yours in its place"
+)
+# Of a file that the service reads.
+_SEVERAL = (
+    "there are several documents, and the first could be taken for the whole while the others "
+    "are still being written; python3 subnets.py makes one table of them"
 )
 
 
@@ -84,6 +90,19 @@ def read_files(paths: Sequence[str], node_label: str = ZONE_LABEL) -> SubnetTabl
     return loader.table(f"{', '.join(map(_name_of, paths))}: ")
 
 
+def read_file(path: str, node_label: str = ZONE_LABEL) -> SubnetTable:
+    """The table in a file that may be written meanwhile: it is one JSON document.
+
+    No beginning of one is a document, so what is there is the whole. The first of several
+    would be taken for it. See `read_files`. Raises `InvalidSubnets`.
+    """
+    loader = TableReader(node_label)
+    loader.begin(f"{path}: ")
+    loader.note_time_of(path)
+    loader.add_text(chunks(path), is_one=True)
+    return loader.table(f"{path}: ")
+
+
 def _name_of(path: str) -> str:
     return "standard input" if path == "-" else path
 
@@ -112,6 +131,7 @@ class TableReader:
         self.origins: dict[object, Origin] = {}
         self.problems: list[str] = []
         self.warnings: list[str] = []
+        self.keys: set[str] = set()  # that are warned of
         self.is_example = False
         self.modified_at: float | None = None
         self.gathered_at: float | None = None
@@ -141,10 +161,12 @@ class TableReader:
 
     # From texts to documents, entries, and address blocks.
 
-    def add_text(self, chunks: Iterator[str]) -> None:
+    def add_text(self, chunks: Iterator[str], is_one: bool = False) -> None:
         reader = Reader(chunks)
         try:
             while first := reader.peek():
+                if is_one and self.documents:
+                    raise Unreadable(_SEVERAL)
                 self.next_document()
                 if first == "[":
                     self.add_entries(reader.elements())
@@ -210,12 +232,21 @@ class TableReader:
             return
         self.is_example = self.is_example or "Example" in raw
         block, origin = block_of(raw), self.origin(raw)
-        is_fine = block and origin and not any(map(meant, raw))
-        problems = [] if is_fine else list(problems_of(raw))
+        is_plain = not any(map(meant, raw))
+        problems = [] if block and origin and is_plain else list(problems_of(raw))
+        if not is_plain:
+            self.warn_of_keys(raw, where)
         for problem in problems:
             self.add_problem(f"{where}: {problem}")
         if block and origin and not problems:
             self.add_subnet(block, origin, index)
+
+    def warn_of_keys(self, raw: dict[str, object], where: str) -> None:
+        """Once for each key: it may be in every entry."""
+        for key in filter(meant, raw):
+            if key not in self.keys and is_beside_what_is_meant(key, raw):
+                self.keys.add(key)
+                self.add_warning(f"{where}: the key {shown(key)} beside {meant(key)} is not read")
 
     def origin(self, raw: dict[str, object]) -> Origin | None:
         """What the entry says besides its address block; None if something is wrong with it."""

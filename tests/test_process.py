@@ -147,11 +147,11 @@ FEW_LINES = "import common.log; common.log.MAX_LINES = 10"
 SIGNAL_ITSELF = """
 import os
 from lookup import table_file
-read = table_file.read_files
-def read_files(paths, label):
+read = table_file.read_file
+def read_file(path, label):
     os.kill(os.getpid(), %d)
-    return read(paths, label)
-table_file.read_files = read_files
+    return read(path, label)
+table_file.read_file = read_file
 """
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} (?:INFO|WARNING|ERROR) .+")
@@ -359,11 +359,11 @@ class SettingsTest(unittest.TestCase):
 
     def test_a_subnets_file_replaces_the_table(self) -> None:
         path = Path(self.enterContext(tempfile.TemporaryDirectory())) / "subnets.json"
-        first = '\ufeff[{"CIDRBlock": "10.0.0.0/16", "AvailabilityZone": "x", "AvailabilityZoneId": "1"}]'
-        second = (
-            '[{"CIDRBlock": "10.1.0.0/16", "AvailabilityZone": "y", "AvailabilityZoneId": "1"}]'
-        )
-        path.write_text(first + second, "utf-8")
+        entries = [
+            {"CIDRBlock": f"10.{n}.0.0/16", "AvailabilityZone": zone, "AvailabilityZoneId": "1"}
+            for n, zone in enumerate("xy")
+        ]
+        path.write_text("\ufeff" + json.dumps(entries), "utf-8")
         with serving(SUBNETS_FILE=str(path)) as server:
             self.assertEqual(server.lookup("10.1.0.1").body["zone"], "y")
             self.assertEqual(server.lookup("192.168.1.7").status, 404)

@@ -89,6 +89,7 @@ WRONG: list[tuple[bytes | None, str]] = [
     (b"[]", "empty"),
     (b'[{"CIDRBlock": "10.0.0.1/24", "AvailabilityZone": "a"}]', "10.0.0.1/24"),
     (gzip.compress(content("zone-b"))[:-9], "cannot be read"),
+    (content("zone-b") + content("zone-b"), "several documents"),
     (None, "No such file"),
 ]
 
@@ -178,6 +179,18 @@ class WatchTest(Case):
             self.watch()
             self.wait_for(1)
             self.assertEqual(list(looks), [])
+
+    def test_no_beginning_of_a_table_is_one(self) -> None:
+        """However slowly, and in which steps, one is written."""
+        forms = (
+            {"Subnets": table("zone-b"), "GatheredAt": "2027-01-15T08:00:00Z"},
+            table("zone-b"),
+        )
+        for text in map(json.dumps, forms):
+            for size in range(len(text)):
+                self.put(text[:size].encode())
+                with self.assertRaises(InvalidSubnets, msg=text[:size]):
+                    TableFile(str(self.path), ZONE_LABEL).read()
 
     def test_a_change_while_it_is_read_is_noticed(self) -> None:
         self.watch()

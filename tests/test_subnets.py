@@ -350,11 +350,27 @@ class ProblemTest(unittest.TestCase):
 
     def test_misspelt_keys(self) -> None:
         for key, meant in MISSPELT_KEYS:
-            self.assert_refused(GOOD | {key: "a"}, f"no key {key!r}; {meant} is close to it")
+            with self.subTest(key):
+                others = {name: value for name, value in GOOD.items() if name != meant}
+                named = problems([others | {key: "a"}])
+                self.assertIn(f"no key {key!r}; {meant} is close to it", named[0])
 
     def test_a_misspelt_key_is_named_beside_what_is_missing(self) -> None:
         named = problems([{"CIDRblock": "10.0.0.0/8", "AvailabilityZoneID": "a"}])
         self.assertEqual(len(named), 4, named)
+
+    def test_a_key_like_another_that_is_there_is_a_warning_once(self) -> None:
+        """AWS may bring new ones, and a table of them must not stop all that gather."""
+        for key, meant in [*MISSPELT_KEYS, ("AvailabilityZoneArn", "AvailabilityZoneId")]:
+            right = GOOD | {"AvailabilityZoneId": "az1", "NodeLabels": {"example.com/rack": "r"}}
+            for good in (right, {"CidrBlock": right["CIDRBlock"]} | right):
+                with self.subTest(key, keys=list(good)):
+                    table = load([good, *(entry(f"10.0.{n}.0/24") | good for n in range(2))])
+                    self.assertEqual(table.warnings, ())
+                    table = load([good | {key: "x"}] * 3)
+                    self.assertEqual(list(table), list(load([good])))
+                    (warning,) = table.warnings
+                    self.assertIn(f"entry 0: the key {key!r} beside {meant} is not read", warning)
 
     def test_other_keys_are_no_problem(self) -> None:
         for key in (*AWS_KEYS.split(), *OTHER_KEYS.split(), "", "x" * 5000):
