@@ -39,6 +39,8 @@ COMPONENT = ROOT / "deploy" / "components" / "aws-subnets"
 PAGE = (ROOT / "docs" / "fresh-table.md").read_text()
 SCRIPT = ROOT / "deploy" / "files" / "gather-subnets.sh"
 
+GOOD = {"CIDRBlock": "10.0.0.0/24", "AvailabilityZone": "zone-a"}
+
 FIRST, SECOND, THIRD = "111111111111", "222222222222", "333333333333"
 REGIONS = "eu-central-1 us-east-1"
 
@@ -46,6 +48,59 @@ MISSING = [tool for tool in ("aws", "moto_server") if not shutil.which(tool)]
 
 # A run of the script makes some ten calls; each takes half a second of processor time.
 RUN_TIMEOUT = 180
+
+
+# In the place of the AWS command line: notes how it was called, and then goes on as it is told.
+STAND_IN = """#!/bin/sh
+echo "$@" >> calls
+cat table
+{} > /dev/null
+"""
+
+# Signals that may stop the script: the first as a terminal's end, the second as Ctrl-C.
+SIGNALS = ("HUP", "INT", "TERM")
+
+
+class ScriptTest(unittest.TestCase):
+    """The script, with a stand-in for the AWS command line."""
+
+    def gather(self, then: str = ":", **environment: str) -> Run:
+        """Runs it in two regions; in each, after the table, the stand-in does this."""
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        command = self.folder / "aws"
+        command.write_text(STAND_IN.format(then))
+        command.chmod(0o755)
+        (self.folder / "table").write_text(json.dumps([GOOD]))
+        run = subprocess.run(
+            ["sh", str(SCRIPT)],
+            env={"PATH": f"{self.folder}:{os.environ['PATH']}", "AWS_REGIONS": REGIONS}
+            | environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=RUN_TIMEOUT,
+        )
+        return Run(run.returncode, run.stdout, run.stderr.splitlines())
+
+    def test_it_is_complete_if_nothing_stops_it(self) -> None:
+        run = self.gather()
+        self.assertEqual((run.status, run.errors), (0, []))
+        self.assertEqual(len(parse(run.output)), 1)
+
+    def test_what_it_has_printed_when_it_is_stopped_is_no_table(self) -> None:
+        for signal in SIGNALS:
+            with self.subTest(signal):
+                run = self.gather(f"kill -{signal} $PPID")
+                self.assertEqual((run.status, run.errors), (1, ["gather-subnets: stopped"]))
+                with self.assertRaisesRegex(ValueError, "not JSON"):
+                    parse(run.output)
+
+    def test_an_endpoint_that_hangs_is_given_up(self) -> None:
+        self.gather(AWS_ACCOUNTS="self arn:aws:iam::222222222222:role/subnets")
+        calls = (self.folder / "calls").read_text().splitlines()
+        self.assertEqual(len(calls), 6)
+        for call in calls:
+            self.assertIn("--cli-connect-timeout 5 --cli-read-timeout 20 ", call)
 
 
 @unittest.skipIf(

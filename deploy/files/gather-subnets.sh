@@ -17,14 +17,20 @@ accounts=${AWS_ACCOUNTS:-self}
 regions=${AWS_REGIONS:-${AWS_REGION:-${AWS_DEFAULT_REGION:-$(aws configure get region)}}}
 filters=${AWS_FILTERS:-Name=default-for-az,Values=false}
 
-# EC2 throttles by account and region. Eight attempts are a minute or so.
+# EC2 throttles by account and region. Eight attempts are half a minute or more, as they wait a
+# random time in between.
 export AWS_RETRY_MODE="${AWS_RETRY_MODE:-standard}" AWS_MAX_ATTEMPTS="${AWS_MAX_ATTEMPTS:-8}"
 export AWS_STS_REGIONAL_ENDPOINTS=regional AWS_PAGER=
 
+# Seconds for a connection, and for an answer, which takes one or two. An endpoint that hangs is
+# given up after eight attempts, and so after three and a half minutes. (By default, after nine.)
+timeouts='--cli-connect-timeout 5 --cli-read-timeout 20'
+
 # assume ROLE REGION: has the role's credentials in the environment.
 assume() {
+    # shellcheck disable=SC2086  # several options are several words
     credentials=$(
-        aws sts assume-role --role-arn "$1" --region "$2" \
+        aws sts assume-role $timeouts --role-arn "$1" --region "$2" \
             --role-session-name automatic-zone-placement --output text \
             --query 'Credentials.[AccessKeyId, SecretAccessKey, SessionToken]'
     ) || return
@@ -40,8 +46,8 @@ gather() (
         arn:*) assume "$1" "$2" && set -- "$2" || return ;;
         *) set -- "$2" --profile "$1" ;; # which counts more than credentials in the environment
     esac
-    # shellcheck disable=SC2086  # several filters are several words
-    aws ec2 describe-subnets --output json --filters $filters --region "$@"
+    # shellcheck disable=SC2086  # several options and filters are several words
+    aws ec2 describe-subnets $timeouts --output json --filters $filters --region "$@"
 )
 
 fail() {
@@ -51,6 +57,7 @@ fail() {
     exit 1
 }
 
+trap 'fail "stopped"' HUP INT TERM
 [ -n "$regions" ] || fail "AWS_REGIONS is not set, and the AWS command line has no region either"
 for account in $accounts; do
     for region in $regions; do
