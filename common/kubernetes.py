@@ -28,6 +28,7 @@ __all__ = [
     "Unreachable",
     "exchange",
     "optional_url",
+    "own_namespace",
     "parse_url",
 ]
 
@@ -89,6 +90,14 @@ def parse_url(text: str) -> SplitResult:
         if url.scheme in ("http", "https") and host and url.port != 0 and is_bare:
             return url
     raise ValueError("a URL such as http://localhost:8001")
+
+
+def own_namespace() -> str:
+    """The namespace of the Pod in which this runs; empty if it is none."""
+    try:
+        return (SERVICE_ACCOUNT / "namespace").read_text().strip()
+    except OSError:
+        return ""
 
 
 def optional_url(value: str) -> str:
@@ -165,10 +174,18 @@ class _DeadlineReader(io.RawIOBase):
 class Client:
     """Speaks to one API server, as a Pod's service account or through `kubectl proxy`."""
 
-    def __init__(self, url: SplitResult, account: Path | None = None, agent: str = "") -> None:
+    def __init__(
+        self,
+        url: SplitResult,
+        account: Path | None = None,
+        agent: str = "",
+        timeout: float = TIMEOUT,
+    ) -> None:
+        """`timeout` is for each call."""
         self.url = url
         self.account = account
         self.agent = agent or "automatic-zone-placement"
+        self.timeout = timeout
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], agent: str = "") -> Client:
@@ -184,6 +201,10 @@ class Client:
         host = f"[{host}]" if ":" in host else host
         port = environment.get("KUBERNETES_SERVICE_PORT", "443")
         return cls(parse_url(f"https://{host}:{port}"), SERVICE_ACCOUNT, agent)
+
+    def with_timeout(self, timeout: float) -> Client:
+        """The same with another time for each call."""
+        return Client(self.url, self.account, self.agent, timeout)
 
     def get(self, path: str, **query: str | int) -> Json:
         """The object at `path`. Raises `KubernetesError`, as all methods do."""
@@ -287,6 +308,7 @@ class Client:
                 None if body is None else json.dumps(body).encode(),
                 self._headers(body is not None),
                 self._context(),
+                self.timeout,
             )
         except (OSError, HTTPException) as error:
             where = f"{method} {target.partition('?')[0]}"

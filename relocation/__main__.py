@@ -17,11 +17,13 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from threading import Thread
 
 from common import log
 from common.errors import complain, shown
-from common.kubernetes import Client, KubernetesError
+from common.kubernetes import Client, KubernetesError, own_namespace
+from common.lease import LeaderElection
 from common.listening import open_port
 from common.names import VERSION
 from common.settings import InvalidSetting
@@ -29,7 +31,7 @@ from relocation.lookup_client import AGENT, NAMES, LookupFailure
 from relocation.metrics_port import MetricsServer
 from relocation.report import report
 from relocation.rounds import Relocator
-from relocation.settings import RelocationSettings
+from relocation.settings import LEASE, MEMORY_ANNOTATION, RelocationSettings
 
 # Seconds that a call in flight has to end in after SIGTERM.
 PATIENCE = 1.0
@@ -51,13 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"warning: {warning}", file=sys.stderr)
         return print_report(api, settings, options)
     try:
+        election = candidate(api, settings)
         listener = open_port(settings.host, "PORT", settings.port)
     except InvalidSetting as error:
         return complain(str(error), status=2)
     handler = log.start(settings.log_level)
     log.warn(warnings)
-    run(Relocator(api, settings, handler.dropped if handler else None), listener)
+    run(Relocator(api, settings, election, handler.dropped if handler else None), listener)
     return 0
+
+
+def candidate(api: Client, settings: RelocationSettings) -> LeaderElection:
+    """The candidate for the Lease of the namespace. Raises `InvalidSetting`."""
+    namespace = settings.namespace or own_namespace()
+    if not namespace:
+        raise InvalidSetting("NAMESPACE is not set, and this is not a Pod of a cluster")
+    return LeaderElection(api, namespace, LEASE, MEMORY_ANNOTATION)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -108,6 +119,8 @@ def run(relocator: Relocator, listener: socket.socket) -> None:
     signal.signal(signal.SIGINT, stop)
     server = MetricsServer(listener, relocator.metrics.families)
     Thread(target=server.serve_forever, daemon=True).start()
+    election = Thread(target=relocator.election.run, args=(relocator.stopping,), daemon=True)
+    election.start()
     worker = Thread(target=relocator.run, daemon=True)
     worker.start()
     address, port, *_ = listener.getsockname()
@@ -115,7 +128,21 @@ def run(relocator: Relocator, listener: socket.socket) -> None:
     logging.info("metrics on %s port %d, settings: %s", address, port, changed)
     relocator.stopping.wait()
     worker.join(PATIENCE)
+    if not worker.is_alive():  # else it may be evicting somebody, and nobody else may begin yet
+        release(relocator.election)
     logging.info("stopped")
+
+
+def release(election: LeaderElection) -> None:
+    """Lets another relocator begin at once, unless the API server is not there."""
+
+    def work() -> None:
+        with suppress(KubernetesError):
+            election.release()
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
 
 
 if __name__ == "__main__":

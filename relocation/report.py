@@ -10,8 +10,8 @@ from common.errors import shown
 from common.kubernetes import Client
 from relocation.decision import make_plan
 from relocation.landings import Verdict
+from relocation.look import has_all_pods, look
 from relocation.memory import Memory
-from relocation.rounds import has_all_pods, look
 from relocation.settings import RelocationSettings
 
 COLUMNS = (
@@ -21,7 +21,7 @@ COLUMNS = (
     "NAME",
     "DATABASE IN",
     "POD IN",
-    "SINCE",
+    "CREATED",
     "WHAT WOULD BE DONE",
 )
 
@@ -52,7 +52,7 @@ EVICT = "evict"
 
 def _fate(api: Client, verdict: Verdict) -> str:
     if verdict.obstacle:
-        return f"nothing: {verdict.obstacle}"
+        return f"nothing: {verdict.obstacle.text}"
     if not has_all_pods(api, verdict.pod.workload):
         return "nothing: not all Pods of its workload are there and available"
     return EVICT
@@ -65,7 +65,7 @@ def _row(verdict: Verdict, fate: str) -> tuple[str, ...]:
         str(pod.workload),
         pod.name,
         pod.asks,
-        verdict.location.zone,
+        verdict.destination.zone,
         verdict.here or "-",
         strftime("%Y-%m-%dT%H:%MZ", gmtime(pod.created)),
         fate,
@@ -91,7 +91,9 @@ def _summary(
             f"if the answers stay the same for {settings.relocate_after:g} s."
         )
     unknown = Tally(
-        f"{shown(each.pod.asks)}: {each.obstacle}" for each in verdicts if each.landed == "unknown"
+        f"{shown(each.pod.asks)}: {each.obstacle.text}"
+        for each in verdicts
+        if each.landed == "unknown" and each.obstacle
     )
     lines += [f"unknown: {what}, {number} Pods" for what, number in unknown.most_common(MAX_LISTED)]
     if len(unknown) > MAX_LISTED:

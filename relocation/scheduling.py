@@ -8,36 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from relocation.landings import Verdict
+from relocation.landings import Obstacle, Verdict
 from relocation.world import Claim, Json, Labels, Node, World
 
 
-def why_no_node(verdict: Verdict, world: World) -> str:
-    """Why no node there could take the Pod; empty if one could.
+def why_no_node(verdict: Verdict, world: World) -> Obstacle | None:
+    """Why no node there could take the Pod; None if one could.
 
     Whether there is memory and processor left on it is for the scheduler to say.
     """
-    pod, answer, needs = verdict.pod, verdict.location, verdict.pod.constraints
+    pod, destination, needs = verdict.pod, verdict.destination, verdict.pod.constraints
     # The zone in a placed Pod is not in its template: its successor will have the new one.
     selector = {k: v for k, v in needs.node_selector.items() if pod.placed.get(k) != v}
     if pod.is_required:
-        selector |= dict(answer.selector)
+        selector |= dict(destination.selector)
     there = [
         node
         for node in world.nodes.values()
         if node.is_open
-        and answer.has(node.labels)
+        and destination.has(node.labels)
         and selector.items() <= node.labels.items()
         and _admits(needs.required, node)
         and all(_is_tolerated(taint, needs.tolerations) for taint in node.taints)
     ]
     if not there:
-        return "no node there could take it"
+        return Obstacle("no node there could take it", "no_node")
     volumes = [world.volumes.get(Claim(pod.namespace, name)) for name in needs.claims]
     for node in there:
         if all(volume and _admits(volume.required, node) for volume in volumes):
-            return ""
-    return "its volumes cannot be reached from there"
+            return None
+    return Obstacle("its volumes cannot be reached from there", "no_node")
 
 
 def _admits(terms: Sequence[Json] | None, node: Node) -> bool:

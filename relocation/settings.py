@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.kubernetes import optional_url
-from common.names import ZONE_ID_LABEL, ZONE_LABEL
+from common.names import ANNOTATION, ZONE_ID_LABEL, ZONE_LABEL
 from common.settings import LOG_LEVELS, Settings, one_of, seconds, setting, text, whole_number
 from relocation.landings import Rules
+
+# Two relocators in a namespace are one at a time, whatever they are called.
+LEASE = "automatic-zone-placement-relocation"
+
+# The Lease's annotation with what the next leader must know.
+MEMORY_ANNOTATION = f"{ANNOTATION}/memory"
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,9 @@ class RelocationSettings(Settings):
         optional_url,
         "an API server that needs no token: `kubectl proxy`; by default the cluster's",
     )
+    namespace: str = setting(
+        "", text, f"the namespace of the Lease {LEASE}; by default that of this Pod"
+    )
     lookup_url: str = setting(
         "http://automatic-zone-placement:8080/lookup", optional_url, "the lookup service"
     )
@@ -44,7 +53,7 @@ class RelocationSettings(Settings):
         "seconds for which a workload is left alone if its Pod landed elsewhere; doubled each time",
     )
     relocate_max_concurrent: int = setting(
-        "3", whole_number(1000), "workloads of which a Pod is on the move at once; 0 moves nobody"
+        "3", whole_number(100), "workloads of which a Pod is on the move at once; 0 moves nobody"
     )
 
     def rules(self) -> Rules:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, NamedTuple
 
-from common.names import ZONE_ID_LABEL, ZONE_LABEL
-
-# On a Pod: annotations that its owner sets ...
-ANNOTATION = "automatic-zone-placement"
-MODE = f"{ANNOTATION}/mode"
-RELOCATE = f"{ANNOTATION}/relocate"
-# ... and labels with the zone for which it was placed.
-ZONE = f"{ANNOTATION}/zone"
-ZONE_ID = f"{ANNOTATION}/zone-id"
+from common.names import (
+    ANNOTATION,
+    DECIDED_ZONE_ID_LABEL,
+    DECIDED_ZONE_LABEL,
+    MODE_ANNOTATION,
+    RELOCATE_ANNOTATION,
+    ZONE_ID_LABEL,
+    ZONE_LABEL,
+)
 
 # A node's label, and the Pod's label that has the same value if it was placed there.
-PLACED = {ZONE_LABEL: ZONE, ZONE_ID_LABEL: ZONE_ID}
+DECIDED = {ZONE_LABEL: DECIDED_ZONE_LABEL, ZONE_ID_LABEL: DECIDED_ZONE_ID_LABEL}
 
 Json = Mapping[str, Any]
 Labels = Mapping[str, str]
@@ -70,7 +72,7 @@ class Pod(NamedTuple):
         annotations = metadata.get("annotations") or {}
         labels = metadata.get("labels") or {}
         asks = asks or annotations.get(ANNOTATION, "")
-        relocates = annotations.get(RELOCATE) == "true"
+        relocates = annotations.get(RELOCATE_ANNOTATION) == "true"
         if not asks or status.get("phase") in ("Succeeded", "Failed"):
             return None
         return cls(
@@ -79,9 +81,9 @@ class Pod(NamedTuple):
             uid=metadata["uid"],
             workload=_workload(metadata, labels),
             asks=asks,
-            placed={key: labels[ours] for key, ours in PLACED.items() if ours in labels},
+            placed={key: labels[ours] for key, ours in DECIDED.items() if ours in labels},
             relocates=relocates,
-            is_required=annotations.get(MODE) == "required",
+            is_required=annotations.get(MODE_ANNOTATION) == "required",
             is_ready=_has_condition(status, "Ready"),
             is_terminating="deletionTimestamp" in metadata,
             node=spec.get("nodeName") or "",
@@ -177,25 +179,39 @@ class Volume(NamedTuple):
         return cls(Claim(claim["namespace"], claim["name"]), terms)
 
 
-class Location(NamedTuple):
-    """What the lookup service says of the names of a Pod."""
+# In an answer, what says that it is not the whole truth of this moment.
+DOUBTS = ("stale", "errors", "ambiguous", "incomplete")
+
+
+class Destination(NamedTuple):
+    """Where a Pod should be, as the lookup service answers for its names."""
 
     zone: str  # or several, with commas in between
     terms: tuple[tuple[str, frozenset[str]], ...]  # node labels: a key, and the values that do
     selector: tuple[tuple[str, str], ...]  # the node label that may be insisted on; maybe none
-    is_certain: bool  # from DNS as it is now, for all of the names
+    is_certain: bool  # from DNS as it is now, for all of the names, in zones that are known
 
     @classmethod
-    def from_json(cls, body: Any) -> Location:
+    def from_json(cls, body: Any) -> Destination:
         """The answer to a lookup. Raises `ValueError`."""
         try:
             terms = tuple((each["key"], frozenset(each["values"])) for each in body["nodeLabels"])
             selector = tuple(sorted(body["nodeSelector"].items()))
             values = sorted({value for _, values in terms for value in values})
             zone = ",".join(value for _, value in selector) or body["zone"] or ",".join(values)
-            return cls(str(zone), terms, selector, not body.get("stale") and not body.get("errors"))
+            return cls(str(zone), terms, selector, not any(body.get(each) for each in DOUBTS))
         except (AttributeError, KeyError, TypeError):
             raise ValueError("not an answer to a lookup") from None
+
+    @property
+    def fingerprint(self) -> str:
+        """Another one for another place, and the same after a restart."""
+        place = [[key, sorted(values)] for key, values in self.terms], self.selector
+        return sha256(json.dumps(place).encode()).hexdigest()[:16]
+
+    def is_known_of(self, labels: Labels) -> bool:
+        """Whether a node with these labels says in which zone it is, as the answer understands it."""
+        return all(key in labels for key, _ in self.selector)
 
     def has(self, labels: Labels) -> bool:
         """Whether a node with these labels is where the names are.
@@ -205,7 +221,7 @@ class Location(NamedTuple):
         return any(labels.get(key) in values for key, values in self.terms)
 
 
-NOWHERE = Location("", (), (), is_certain=False)
+NOWHERE = Destination("", (), (), is_certain=False)
 
 
 class World(NamedTuple):
@@ -213,7 +229,7 @@ class World(NamedTuple):
 
     pods: Sequence[Pod]
     nodes: Mapping[str, Node]
-    answers: Mapping[str, Location | str]  # by annotation; one word if there is none
+    answers: Mapping[str, Destination | str]  # by annotation; one word if there is none
     volumes: Mapping[Claim, Volume] = {}
 
 

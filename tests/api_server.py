@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -72,6 +73,7 @@ class ApiServer(ThreadingHTTPServer):
         self.created: list[tuple[str, Json]] = []
         self.tokens: set[str] | None = None  # that are good; None: all are
         self.answers: dict[str, Reply | Fault] = {}  # of the lookup service, by name
+        self.lock = Lock()
 
     def server_bind(self) -> None:
         """Without asking DNS for the machine's name, as http.server would."""
@@ -98,6 +100,8 @@ class ApiServer(ThreadingHTTPServer):
             return refusal(401, "Unauthorized")
         if request.path == "/lookup":
             return self.answers.get(request.query["fqdn"], refusal(404, "NameNotFound"))
+        if "/leases" in request.path and request.method != "GET":
+            return self.lease(request)
         if request.method == "POST":
             self.created.append((request.path, request.body))
             return Reply(201, request.body)
@@ -108,6 +112,18 @@ class ApiServer(ThreadingHTTPServer):
         if request.method == "PUT":
             self.objects[request.path] = request.body
         return Reply(200, self.objects[request.path])
+
+    def lease(self, request: Request) -> Reply:
+        """Creates or replaces a Lease, if that is of the version that is there."""
+        metadata = request.body["metadata"]
+        path = request.path if request.method == "PUT" else f"{request.path}/{metadata['name']}"
+        with self.lock:
+            present = self.objects.get(path, {}).get("metadata", {}).get("resourceVersion")
+            if metadata.get("resourceVersion") != present:
+                return refusal(409, "Conflict" if request.method == "PUT" else "AlreadyExists")
+            version = {"resourceVersion": str(int(present or 0) + 1)}
+            self.objects[path] = request.body | {"metadata": metadata | version}
+            return Reply(200, self.objects[path])
 
     def page(self, items: list[Json], query: dict[str, str]) -> Reply:
         """A part of a list, as `limit` and `continue` have it; the token is an offset here."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +16,8 @@ import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import fields
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, get_args
 from unittest import mock
 
 from common.kubernetes import Client, parse_url
@@ -22,24 +25,40 @@ from common.listening import listen
 from common.metrics import render
 from common.settings import InvalidSetting
 from relocation import metrics_port
-from relocation.__main__ import parse_arguments
-from relocation.lookup_client import LookupFailure, ask_all
-from relocation.metrics import OUTCOMES
+from relocation.__main__ import candidate, parse_arguments
+from relocation.eviction import Outcome
+from relocation.landings import Wait
+from relocation.lookup_client import LOOKUP_TIMEOUT, LOOKUPS, LookupFailure, ask_all
+from relocation.memory import Memory, Seen
+from relocation.metrics import RelocationMetrics
 from relocation.metrics_port import MetricsServer
 from relocation.report import COLUMNS, report
 from relocation.rounds import Relocator
-from relocation.settings import RelocationSettings
+from relocation.settings import LEASE, MEMORY_ANNOTATION, RelocationSettings
+from server import ServerSettings
 from tests.api_server import (
     ApiServer,
     Fault,
     Reply,
+    Request,
     api_server,
     break_off,
     break_off_halfway,
     refusal,
 )
 from tests.support import DEADLINE, ROOT, Remote, wait_until
-from tests.test_relocation_decision import NAME, ZONE, A, merged, node, owner, pod, volume
+from tests.test_relocation_decision import (
+    NAME,
+    NOT_READY,
+    ZONE,
+    A,
+    answer,
+    merged,
+    node,
+    owner,
+    pod,
+    volume,
+)
 
 PROGRAM = ["-m", "relocation"]
 COMPONENT = ROOT / "deploy" / "components" / "relocation"
@@ -48,6 +67,7 @@ NODES = "/api/v1/nodes"
 PODS = "/api/v1/pods"
 VOLUMES = "/api/v1/persistentvolumes"
 WEB = "/apis/apps/v1/namespaces/shop/deployments/web"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/placement/leases"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/shop/events"
 
 Json = dict[str, Any]
@@ -56,12 +76,13 @@ SECONDS = ["-1", "86400.1", "nan", "inf", "1s", "five"]
 
 BAD_SETTINGS = {
     "KUBERNETES_URL": ["localhost", "http://a:b", "http://" + 64 * "a"],
+    "NAMESPACE": [],
     "LOOKUP_URL": ["localhost:8080", "ftp://x", "http://x?y"],
     "NODE_LABEL": ["zone"],
     "RELOCATE_INTERVAL": [*SECONDS, "0"],
     "RELOCATE_AFTER": SECONDS,
     "RELOCATE_BACKOFF": [*SECONDS, "0"],
-    "RELOCATE_MAX_CONCURRENT": ["-1", "1001", "1.5", "many"],
+    "RELOCATE_MAX_CONCURRENT": ["-1", "101", "1.5", "many"],
     "HOST": ["192.0.2.1"],
     "PORT": ["65536", "http"],
     "LOG_LEVEL": ["verbose"],
@@ -70,7 +91,7 @@ BAD_SETTINGS = {
 GOOD_SETTINGS: list[tuple[str, str, object]] = [
     ("RELOCATE_INTERVAL", "0.1", 0.1),
     ("RELOCATE_AFTER", "0", 0),
-    ("RELOCATE_MAX_CONCURRENT", "1000", 1000),
+    ("RELOCATE_MAX_CONCURRENT", "100", 100),
     ("RELOCATE_MAX_CONCURRENT", "0", 0),
     ("NODE_LABEL", "topology.k8s.aws/zone-id", "topology.k8s.aws/zone-id"),
     ("LOG_LEVEL", "debug", "DEBUG"),
@@ -136,6 +157,7 @@ class Cluster:
 
     def __init__(self, server: ApiServer, *pods: Json) -> None:
         self.server = server
+        self.leader = candidate(Client(parse_url(server.url)), self.settings())
         server.lists = {
             NODES: [node("a1"), node("b1"), node("c1")],
             PODS: list(pods or (pod("web-0"), pod("web-1"))),
@@ -166,17 +188,34 @@ class Cluster:
         return {
             "KUBERNETES_URL": self.server.url,
             "LOOKUP_URL": f"{self.server.url}/lookup",
+            "NAMESPACE": "placement",
             "RELOCATE_AFTER": "0",
         } | more
 
     def relocator(self, **environment: str) -> Relocator:
-        return Relocator(Client(parse_url(self.server.url)), self.settings(**environment))
+        """One that leads: whoever did before has given the Lease back."""
+        api = Client(parse_url(self.server.url))
+        self.leader.release()
+        settings = self.settings(**environment)
+        self.leader = candidate(api, settings)
+        self.leader.attempt()
+        return Relocator(api, settings, self.leader)
+
+    @property
+    def lease(self) -> Json:
+        """The Lease as it is."""
+        return self.server.objects[f"{LEASES}/{LEASE}"]
+
+    def asked(self, method: str = "GET") -> list[Request]:
+        """The requests, but for those for the Lease."""
+        return [each for each in self.server.asked(method) if "/leases" not in each.path]
 
 
 def replace(pods: list[Json], name: str, successor: str, where: str) -> None:
     """A Pod is gone, and another has come."""
     pods[:] = [each for each in pods if each["metadata"]["name"] != name]
-    pods.append(pod(successor, where, "zone-b"))
+    created = f"2026-01-02T00:00:{len(successor + where) + int(successor[-1]):02}Z"
+    pods.append(pod(successor, where, "zone-b", metadata={"creationTimestamp": created}))
 
 
 class RoundTest(unittest.TestCase):
@@ -214,7 +253,7 @@ class RoundTest(unittest.TestCase):
 
     def test_the_eviction(self) -> None:
         self.relocator.round()
-        (post, _) = self.server.asked("POST")
+        (post, _) = self.cluster.asked("POST")
         self.assertEqual(post.path, "/api/v1/namespaces/shop/pods/web-0/eviction")
         self.assertEqual(
             post.body,
@@ -305,12 +344,13 @@ class RoundTest(unittest.TestCase):
         self.assertEqual(self.cluster.evictions(), ["web-0", "db0-0", "web-1"])
 
     def test_a_workload_that_is_not_whole(self) -> None:
-        for path, what in (
-            (WEB, deployment(2, status={"availableReplicas": 1})),
-            (WEB, deployment(2, status={"updatedReplicas": 0})),
-            ("/another", {}),
+        for what in (
+            deployment(2, status={"availableReplicas": 1}),
+            deployment(2, status={"updatedReplicas": 0}),
+            None,
         ):
-            self.server.objects = {path: what}
+            del self.server.objects[WEB]
+            self.server.objects |= {WEB: what} if what else {}
             with self.subTest(what):
                 self.assertTrue(self.relocator.try_round())
                 self.assertEqual(self.cluster.evictions(), [])
@@ -430,6 +470,161 @@ class FaultTest(unittest.TestCase):
         self.assertEqual(pauses, [0, 1, 2, 4, 8, 16, 20, 20, 20, 1])
 
 
+EVICTION = "POST /api/v1/namespaces/shop/pods/web-0/eviction"
+
+
+class LeaderTest(unittest.TestCase):
+    """One of several acts, and the next one goes on from where it was."""
+
+    def setUp(self) -> None:
+        self.cluster = Cluster(self.enterContext(api_server()))
+        self.server = self.cluster.server
+        self.relocator = self.cluster.relocator()
+
+    def left(self) -> Json:
+        """What the Lease says that the next leader must know."""
+        note: Json = json.loads(self.cluster.lease["metadata"]["annotations"][MEMORY_ANNOTATION])
+        return note
+
+    def test_a_move_is_written_down_before_it_is_begun(self) -> None:
+        left = []
+
+        def look_at_the_lease(connection: socket.socket) -> None:
+            left.extend(self.left()["moves"])
+            connection.shutdown(socket.SHUT_RDWR)
+
+        self.server.faults[EVICTION] = [look_at_the_lease]
+        with self.assertLogs(level="ERROR"):
+            self.assertFalse(self.relocator.try_round())
+        ((namespace, kind, name, _, uid, *_),) = left
+        self.assertEqual((namespace, kind, name, uid), ("shop", "Deployment", "web", "uid-web-0"))
+
+    def test_who_has_lost_the_lease_evicts_nobody(self) -> None:
+        """Also if that was while it looked: it has not noticed."""
+        path = f"PUT {LEASES}/{LEASE}"
+        for fault in (refusal(409, "Conflict"), refusal(500), break_off):
+            self.server.faults[path] = [fault]
+            with self.subTest(fault), self.assertLogs(level="ERROR"):
+                self.assertFalse(self.relocator.try_round())
+            self.relocator.election.attempt()
+        self.assertEqual(self.cluster.evictions(), [])
+
+    def test_the_next_leader_knows_who_is_on_the_move(self) -> None:
+        self.relocator.round()
+        for _ in range(2):
+            relocator = self.cluster.relocator()
+            relocator.round()
+            self.assertEqual(relocator.metrics.moving, 1)
+        replace(self.cluster.pods, "web-0", "web-2", "c1")
+        relocator.round()
+        relocator = self.cluster.relocator()
+        relocator.round()
+        self.assertEqual((relocator.metrics.moving, relocator.metrics.backed_off), (0, 1))
+        self.assertEqual(self.cluster.evictions(), ["web-0"])
+
+    def test_an_eviction_whose_answer_was_lost_counts(self) -> None:
+        for fault in (break_off_halfway, refusal(504, "Timeout"), refusal(500, "ServerTimeout")):
+            relocator = self.cluster.relocator()
+            self.server.faults[EVICTION] = [fault]
+            with self.subTest(fault), self.assertLogs(level="ERROR"):
+                self.assertFalse(relocator.try_round())
+                relocator.round()
+                self.assertEqual(relocator.metrics.moving, 1)
+            self.cluster.leader.save("")
+        self.assertEqual(self.cluster.evictions(), [])
+
+    def test_a_refused_eviction_is_taken_back(self) -> None:
+        self.server.faults[EVICTION] = [refusal(429)]
+        with self.assertLogs(level="WARNING"):
+            self.relocator.round()
+        self.assertEqual(self.left()["moves"], [])
+
+    def test_names_of_those_elsewhere_are_left(self) -> None:
+        self.cluster.pods.append(pod("x", "b1", metadata={"annotations": {A: "other.test"}}))
+        self.server.answers["other.test"] = lookup()
+        self.relocator.round()
+        self.assertEqual(self.left()["seen"].keys(), {NAME})
+
+    def test_how_long_an_answer_was_the_same_is_left(self) -> None:
+        relocator = self.cluster.relocator(RELOCATE_AFTER="300")
+        relocator.round()
+        seen = relocator.memory.seen[NAME]
+        relocator.memory = relocator.memory._replace(seen={NAME: seen._replace(seconds=299.5)})
+        relocator.round()
+        self.assertEqual(self.cluster.evictions(), [])
+        relocator = self.cluster.relocator(RELOCATE_AFTER="299.5")
+        relocator.round()
+        self.assertEqual(self.cluster.evictions(), ["web-0"])
+
+    def test_nonsense_in_the_lease(self) -> None:
+        self.cluster.leader.save("nonsense")
+        with self.assertLogs(level="WARNING") as log:
+            self.cluster.relocator().round()
+        self.assertIn("begins anew", log.output[0])
+
+    def test_a_failed_round_interrupts(self) -> None:
+        self.relocator.round()
+        self.assertIsNotNone(self.relocator.memory.seen[NAME].at)
+        self.server.faults[f"GET {NODES}"] = [refusal(500)]
+        with self.assertLogs(level="ERROR"):
+            self.relocator.try_round()
+        self.assertIsNone(self.relocator.memory.seen[NAME].at)
+
+    def test_one_that_stands_by_looks_at_nothing_and_shows_nobody(self) -> None:
+        self.relocator.round()
+        self.assertEqual(self.relocator.metrics.pods.values["elsewhere",], 2)
+        self.cluster.leader.release()
+        self.server.requests.clear()
+        wait = mock.Mock(side_effect=[False, False, True])
+        with mock.patch.object(self.relocator.stopping, "wait", wait):
+            self.relocator.run()
+        self.assertEqual(self.server.requests, [])
+        self.assertEqual(self.relocator.metrics.pods.values["elsewhere",], 0)
+        self.assertEqual(self.relocator.metrics.moving, 0)
+
+
+class WaitTest(unittest.TestCase):
+    """How long somebody waits, and for what."""
+
+    def setUp(self) -> None:
+        self.cluster = Cluster(self.enterContext(api_server()))
+        self.server = self.cluster.server
+
+    def waits(self, relocator: Relocator) -> dict[str, float]:
+        """The hours for which somebody waits, by reason; the database moved one ago."""
+        moved = Seen(answer().fingerprint, time.time() - 3600, 0.0)
+        self.cluster.leader.save(Memory({NAME: moved}).to_text([NAME]))
+        with self.assertLogs(level="INFO"):
+            relocator.round()
+        levels = relocator.metrics.waiting.values.items()
+        return {reason: round(seconds / 3600) for (reason,), seconds in levels if seconds}
+
+    def test_by_reason(self) -> None:
+        self.cluster.pods[:] = [pod("web-0", status=NOT_READY), pod("web-1")]
+        self.assertEqual(self.waits(self.cluster.relocator()), {"pod": 1, "workload": 1})
+        self.cluster.pods[:] = [pod("web-0")]
+        for status, reason in ((429, "budget"), (404, "pod"), (500, "refused")):
+            self.server.faults[EVICTION] = [refusal(status)]
+            self.assertEqual(self.waits(self.cluster.relocator()), {reason: 1})
+        none = self.cluster.relocator(RELOCATE_MAX_CONCURRENT="0")
+        self.assertEqual(self.waits(none), {"limit": 1})
+        later = self.cluster.relocator(RELOCATE_AFTER="60")
+        self.assertEqual(self.waits(later), {"answer": 1})
+        self.server.objects[WEB] = deployment(2, status={"availableReplicas": 1})
+        self.assertEqual(self.waits(self.cluster.relocator()), {"workload": 1})
+        self.server.objects[WEB] = deployment(2)
+        self.assertEqual(self.waits(self.cluster.relocator()), {})
+
+    def test_the_longest(self) -> None:
+        """A Pod waits from its creation on, if that was later."""
+        created = datetime.fromtimestamp(time.time() - 900, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        young = pod("web-1", metadata={"creationTimestamp": created})
+        for pods, hours in (([pod("web-0"), young], 1), ([young], 0)):
+            self.cluster.pods[:] = pods
+            none = self.cluster.relocator(RELOCATE_MAX_CONCURRENT="0")
+            self.assertEqual(self.waits(none)["limit"], hours)
+
+
 class LookupTest(unittest.TestCase):
     def setUp(self) -> None:
         self.server = self.enterContext(api_server())
@@ -450,17 +645,33 @@ class LookupTest(unittest.TestCase):
         self.assertEqual(ask_all(self.url, names), dict.fromkeys(names, "InvalidName"))
         self.assertEqual(self.server.requests, [])
 
-    def test_if_the_first_fails_the_others_are_not_asked_for(self) -> None:
-        self.server.answers = {"a.test": break_off}
+    def test_a_service_that_answers_nothing_is_not_asked_for_long(self) -> None:
+        names = [f"n{n}.test" for n in range(100)]
+        self.server.answers = dict.fromkeys(names, break_off)
         with self.assertRaises(LookupFailure):
-            ask_all(self.url, ["a.test", "b.test", "c.test"])
-        self.assertEqual(len(self.server.requests), 1)
+            ask_all(self.url, names)
+        self.assertLess(len(self.server.requests), 2 * LOOKUPS)
 
-    def test_if_another_fails_the_others_are_answered(self) -> None:
-        self.server.answers = {"a.test": lookup(), "b.test": break_off, "c.test": lookup()}
-        answers = ask_all(self.url, ["a.test", "b.test", "c.test"])
-        self.assertEqual(answers["b.test"], "LookupFailure")
-        self.assertNotIsInstance(answers["c.test"], str)
+    def test_a_name_that_fails_is_its_own_trouble(self) -> None:
+        """Whichever it is: the first and the last that is asked for, too."""
+        names = [f"n{n}.test" for n in range(2 * LOOKUPS)]
+        for bad in names:
+            self.server.answers = dict.fromkeys(names, lookup()) | {bad: break_off}
+            answers = ask_all(self.url, names)
+            failed = [name for name, answer in answers.items() if isinstance(answer, str)]
+            self.assertEqual((failed, answers[bad]), ([bad], "LookupFailure"))
+
+    def test_a_name_of_which_dns_says_nothing_is_answered_in_time(self) -> None:
+        """The service gives up before relocation does, whatever its DNS_TIMEOUT."""
+        with self.assertRaises(InvalidSetting):
+            ServerSettings.from_environment({"DNS_TIMEOUT": str(LOOKUP_TIMEOUT - 2)})
+
+    def test_an_ambiguous_zone(self) -> None:
+        nowhere = {"nodeLabels": [], "nodeSelector": {}, "ambiguous": True}
+        for more, expected in ((nowhere, "ZoneAmbiguous"), ({"ambiguous": True}, None)):
+            self.server.answers = {"a.test": lookup(**more)}
+            (found,) = ask_all(self.url, ["a.test"]).values()
+            self.assertEqual(found if isinstance(found, str) else None, expected)
 
     def test_the_url_may_do_without_the_path(self) -> None:
         self.server.answers = {"a.test": lookup()}
@@ -582,13 +793,13 @@ class MetricsPortTest(unittest.TestCase):
 
     def test_all_samples_are_there_before_the_first_round(self) -> None:
         samples = [line.partition(" ")[0] for line in self.samples()]
-        for outcome in OUTCOMES:
+        for outcome in get_args(Outcome):
             self.assertIn(
                 f'automatic_zone_placement_relocation_evictions_total{{outcome="{outcome}"}}',
                 samples,
             )
         ours = [each for each in samples if each.startswith("automatic_zone_placement_relocation")]
-        self.assertEqual(len(ours), 3 + 4 + 2 + 3)
+        self.assertEqual(len(ours), 3 + 8 + 4 + 2 + 4)
         self.assertIn("process_resident_memory_bytes", samples)
 
     def samples(self) -> list[str]:
@@ -694,11 +905,30 @@ class ProcessTest(unittest.TestCase):
 
         self.cluster.server.faults[f"GET {NODES}"] = [hang] * 9
         with self.running() as process:
-            wait_until(lambda: bool(self.cluster.server.requests))
+            wait_until(lambda: bool(self.cluster.server.asked("GET", NODES)))
             process.terminate()
             time.sleep(0.1)  # two at once are one
             process.terminate()
             self.assertEqual(process.wait(DEADLINE), 128 + signal.SIGTERM)
+
+    def test_two_at_once_keep_the_pace_of_one(self) -> None:
+        """Also when the one that leads ends, and the other goes on."""
+        for n in range(6):
+            owned = {"ownerReferences": owner("StatefulSet", f"db{n}")}
+            self.cluster.pods.append(pod(f"db{n}-0", metadata=owned))
+            path = f"/apis/apps/v1/namespaces/shop/statefulsets/db{n}"
+            self.cluster.server.objects[path] = deployment(1, kind="StatefulSet")
+        server = self.cluster.server
+        with self.running() as first:
+            wait_until(lambda: len(self.cluster.evictions()) == 3)
+            reads = len(server.asked("GET", LEASES))
+            with self.running():
+                wait_until(lambda: len(server.asked("GET", LEASES)) > reads)
+                first.terminate()
+                first.wait(DEADLINE)
+                rounds = len(server.asked("GET", NODES))
+                wait_until(lambda: len(server.asked("GET", NODES)) > rounds + 5)
+        self.assertEqual(self.cluster.evictions(), ["web-0", "db0-0", "db1-0"])
 
     def test_an_api_server_that_comes_later(self) -> None:
         self.cluster.server.faults[f"GET {NODES}"] = [refusal(503), break_off]
@@ -782,10 +1012,7 @@ class DocumentationTest(unittest.TestCase):
         self.assertEqual(documented, known | {"HOST": "all interfaces"})
 
     def test_metrics(self) -> None:
-        relocator = Relocator(
-            Client(parse_url("http://x")), RelocationSettings.from_environment({})
-        )
-        lines = b"".join(render([each]) for each in relocator.metrics.families()).decode()
+        lines = render(RelocationMetrics().families()).decode()
         types = dict(
             re.findall(r"^# TYPE automatic_zone_placement_(\w+) (\w+)$", lines, re.MULTILINE)
         )
@@ -793,6 +1020,10 @@ class DocumentationTest(unittest.TestCase):
             name: kind for name, kind, _ in self.table("| metric | type | what it counts |")
         }
         self.assertEqual(documented, types | {"log_lines_dropped_total": "counter"})
+
+    def test_reasons_to_wait(self) -> None:
+        documented = [reason for reason, _ in self.table("| reason | what keeps it |")]
+        self.assertEqual(documented, list(get_args(Wait)))
 
 
 if __name__ == "__main__":

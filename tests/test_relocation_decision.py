@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from relocation.decision import Plan, make_plan
-from relocation.landings import Rules
-from relocation.memory import MAX_BACKOFF, Memory, Seen
+from relocation.landings import Rules, Verdict
+from relocation.memory import GRACE, MAX_BACKOFF, MAX_MOVES, MAX_SIZE, Memory, Move, Seen
 from relocation.world import (
     NOWHERE,
     Claim,
-    Location,
+    Destination,
     Node,
     Pod,
     Volume,
@@ -87,25 +87,25 @@ def node(name: str, **changes: Any) -> Json:
     return result
 
 
-def answer(where: str = "zone-b", **changes: Any) -> Location:
+def answer(where: str = "zone-b", **changes: Any) -> Destination:
     """The answer for a database there."""
     base = {
         "zone": where,
         "nodeLabels": [{"key": ZONE, "values": [where], "weight": 100}],
         "nodeSelector": {ZONE: where},
     }
-    return Location.from_json({"zone": None} | merged(base, changes))
+    return Destination.from_json({"zone": None} | merged(base, changes))
 
 
-def seen(seconds: float = 300, what: Location | None = None) -> Memory:
+def seen(seconds: float = 300, what: Destination | None = None) -> Memory:
     """An answer that has been the same for so long."""
-    return Memory({NAME: Seen(what or answer(), seconds, NOW)})
+    return Memory({NAME: Seen((what or answer()).fingerprint, NOW - seconds, seconds, NOW)})
 
 
 def world(
     *pods: Json,
     nodes: Sequence[Json] = (node("a1"), node("b1"), node("c1")),
-    said: Location | str | None = None,
+    said: Destination | str | None = None,
     volumes: Sequence[Json] = (),
 ) -> World:
     parsed = [each for each in map(Pod.from_json, pods) if each]
@@ -116,6 +116,11 @@ def world(
         {each.asks: answer() if said is None else said for each in parsed},
         {each.claim: each for each in bound},
     )
+
+
+def why(verdict: Verdict) -> str:
+    """What keeps the Pod where it is; empty if nothing does."""
+    return verdict.obstacle.text if verdict.obstacle else ""
 
 
 def evicted(plan: Plan) -> list[str]:
@@ -171,17 +176,20 @@ OBSTACLES: list[tuple[Json, str]] = [
 ]
 
 # An answer, why a Pod in zone-a stays after it was seen for long; None: it is not elsewhere.
-ANSWERS: list[tuple[Location | str, str | None]] = [
+ANSWERS: list[tuple[Destination | str, str | None]] = [
     (answer(), ""),
     (answer("zone-a"), None),
     ("ResolverTimeout", None),
     (answer(nodeLabels=[], nodeSelector={}), None),
-    (answer(stale=True, nodeSelector={}), "the answer is stale or not complete"),
-    (answer(stale=True), "the answer is stale or not complete"),
+    (answer(stale=True, nodeSelector={}), "the answer is not certain"),
+    (answer(stale=True), "the answer is not certain"),
     (
         answer(errors=[{"fqdn": "x.test", "reason": "NameNotFound"}]),
-        "the answer is stale or not complete",
+        "the answer is not certain",
     ),
+    (answer(ambiguous=True), "the answer is not certain"),
+    (answer(incomplete=True), "the answer is not certain"),
+    (answer(nodeLabels=[], nodeSelector={ZONE: None}, ambiguous=True), None),
     (
         answer(
             zone=None,
@@ -276,7 +284,8 @@ BY_NAME = {"key": "metadata.name", "operator": "In", "values": ["b1"]}
 NEVER = expression("Exists", key="no-such-label")
 
 # required node affinity, and whether the node `b1` of size 8 is admitted
-TERMS: list[tuple[list[Json], bool]] = [
+TERMS: list[tuple[list[Json] | None, bool]] = [
+    (None, False),
     ([{"matchExpressions": [expression("Exists")]}], True),
     ([{"matchExpressions": [expression("Exists"), NEVER]}], False),
     ([{"matchExpressions": [NEVER]}, {"matchExpressions": [expression("Exists")]}], True),
@@ -319,14 +328,42 @@ VOLUMES: list[tuple[list[Json], bool]] = [
 B, C = answer("zone-b"), answer("zone-c")
 STALE = answer(stale=True, nodeSelector={ZONE: None})
 SPREAD = answer(nodeSelector={ZONE: None})
-SAID: dict[str, Location | str] = {
+SAID: dict[str, Destination | str] = {
     "b": B,
     "c": C,
     "s": STALE,
     "m": SPREAD,  # many zones
     "p": answer(errors=["x"]),  # part of the names
+    "a": answer(ambiguous=True),
     "-": "ResolverTimeout",
 }
+
+# A zone by its id, of which a node that has only the zone's name knows nothing.
+BY_ID = answer(
+    nodeLabels=[{"key": ZONE_ID, "values": ["id-b"], "weight": 100}],
+    nodeSelector={ZONE: None, ZONE_ID: "id-b"},
+)
+
+# what keeps a Pod of those above, and the reason for which it waits
+WAITS = {
+    "it is terminating": "pod",
+    "it is not Ready": "pod",
+    "no node there could take it": "no_node",
+}
+
+# what is not what relocation leaves
+NONSENSE = [
+    "{",
+    "[]",
+    "null",
+    "{}",
+    '{"moves": {}, "seen": []}',
+    '{"moves": [[1, 2]], "seen": {}}',
+    '{"moves": [], "seen": {"a": ["f", "soon", 0]}}',
+    '{"moves": [], "seen": {"a": 7}}',
+    '{"moves": null, "seen": {}}',
+    "[" * 100_000,
+]
 
 # what was said, minute for minute, and whether the last makes the Pod move; a blank: no round
 HISTORIES = [
@@ -337,17 +374,22 @@ HISTORIES = [
     ("bbbbbbcbbbbb", False),
     ("bbbbbbcbbbbbb", True),
     ("bbbbmbbbbb", False),
-    # What is missing resets nothing; of the time in between, two minutes count.
-    ("b-b-b-b", True),
+    # What is missing resets nothing, and the time until the next answer does not count.
+    ("b-b-b-b-b-b-b-b", False),
+    ("bb-bb-bb-bb-bb", True),
+    ("bb-bb-bb-bb-b", False),
     ("b---b---b", False),
-    ("bbbbbsb", True),
+    ("bbbbbsb", False),
+    ("bbbbbsbb", True),
     ("bbbbbs", False),
     ("bbbbbbbbbs", False),
     ("bbbbbbbbb-", False),
+    ("bsbsbsbsbsbsb", False),
     ("b" + 100 * " " + "b", False),
     ("bbbb" + 100 * " " + "b", True),
     ("ssssssssssb", False),
     ("pppppppppp", False),
+    ("aaaaaaaaaa", False),
 ]
 
 # annotations, labels and owners of a Pod, and its workload
@@ -427,17 +469,17 @@ class ObstacleTest(unittest.TestCase):
             with self.subTest(changes):
                 plan = make_plan(world(pod(**changes)), seen(), RULES, NOW)
                 (verdict,) = plan.verdicts
-                self.assertEqual((verdict.landed, verdict.obstacle), ("elsewhere", obstacle))
+                self.assertEqual((verdict.landed, why(verdict)), ("elsewhere", obstacle))
                 self.assertEqual(evicted(plan), [] if obstacle else ["web-1"])
 
     def test_an_answer(self) -> None:
         for said, obstacle in ANSWERS:
             with self.subTest(said):
-                memory = seen(what=said if isinstance(said, Location) else None)
+                memory = seen(what=said if isinstance(said, Destination) else None)
                 plan = make_plan(world(pod(), said=said), memory, RULES, NOW)
                 (verdict,) = plan.verdicts
                 is_elsewhere = verdict.landed == "elsewhere"
-                self.assertEqual(verdict.obstacle if is_elsewhere else None, obstacle)
+                self.assertEqual(why(verdict) if is_elsewhere else None, obstacle)
                 self.assertEqual(evicted(plan), ["web-1"] if obstacle == "" else [])
 
     def test_a_node(self) -> None:
@@ -471,7 +513,7 @@ class ObstacleTest(unittest.TestCase):
             with self.subTest(terms):
                 self.assert_admitted(terms, "8", could)
 
-    def assert_admitted(self, terms: list[Json], size: str | None, could: bool) -> None:
+    def assert_admitted(self, terms: list[Json] | None, size: str | None, could: bool) -> None:
         affinity = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
         asking = pod(spec={"affinity": {"nodeAffinity": affinity}})
         nodes = [node("a1"), node("b1", metadata={"labels": {"size": size}})]
@@ -511,7 +553,7 @@ class ObstacleTest(unittest.TestCase):
                 plan = make_plan(there, seen(), RULES, NOW)
                 self.assertEqual(evicted(plan), ["web-1"] if could else [])
                 if not could:
-                    self.assertIn("volumes", plan.verdicts[0].obstacle)
+                    self.assertIn("volumes", why(plan.verdicts[0]))
 
     def test_two_volumes_must_be_reached_from_one_node(self) -> None:
         claims = [
@@ -544,7 +586,7 @@ class HistoryTest(unittest.TestCase):
     def test_how_long_it_must_still_stay(self) -> None:
         for seconds, wait in ((299, "1 s"), (0, "300 s"), (-300, "10 min"), (-299, "599 s")):
             (verdict,) = make_plan(world(pod()), seen(seconds), RULES, NOW).verdicts
-            self.assertEqual(verdict.obstacle, f"its database must stay there for {wait} more")
+            self.assertEqual(why(verdict), f"its database must stay there for {wait} more")
 
     def test_a_clock_that_was_set_back_or_forth(self) -> None:
         memory = make_plan(world(pod()), Memory(), RULES, NOW).memory
@@ -575,14 +617,17 @@ class WorkloadTest(unittest.TestCase):
         there = world(*self.pods.values(), nodes=self.nodes)
         self.plan = make_plan(there, self.memory, RULES, self.now)
         names = evicted(self.plan)
-        for each in self.plan.evictions():
-            self.plan = self.plan.after_eviction(each.pod.workload, self.now)
-            del self.pods[each.pod.name]
         self.memory = self.plan.memory
+        for each in self.plan.evictions():
+            peers = self.plan.workloads[each.pod.workload]
+            self.memory = self.memory.with_move(each, peers, self.now)
+            del self.pods[each.pod.name]
         return names
 
     def arrive(self, name: str, where: str = "b1", **changes: Any) -> None:
-        self.pods[name] = pod(name, where, "zone-b", **changes)
+        """A successor comes, created now."""
+        base = {"metadata": {"creationTimestamp": self.created()}}
+        self.pods[name] = pod(name, where, "zone-b", **merged(base, changes))
 
     def test_the_next_goes_when_the_successor_has_landed(self) -> None:
         self.assertEqual(self.round(), ["web-0"])
@@ -619,8 +664,7 @@ class WorkloadTest(unittest.TestCase):
         for attempt in range(5):
             names = self.round()
             self.assertEqual(len(names), 1, attempt)
-            created = self.created()
-            self.arrive(f"new-{attempt}", "a1", metadata={"creationTimestamp": created})
+            self.arrive(f"new-{attempt}", "a1")
             self.assertEqual(self.round(), [])
             self.assertEqual(self.memory.backed_off(self.now), 1)
             (move,) = self.memory.moves.values()
@@ -628,7 +672,7 @@ class WorkloadTest(unittest.TestCase):
             pauses.append(move.until - self.now)
             self.assertEqual(self.round(pauses[-1] - 1), [])
             obstacle = "left alone for 1 s: the last one landed elsewhere"
-            self.assertEqual({each.obstacle for each in self.plan.verdicts}, {obstacle})
+            self.assertEqual({why(each) for each in self.plan.verdicts}, {obstacle})
         self.round(1)
         self.assertEqual(self.memory.backed_off(self.now), 0)
         self.assertEqual(pauses, [600, 1200, 2400, 4800, 9600])
@@ -682,20 +726,46 @@ class WorkloadTest(unittest.TestCase):
         self.round(300)
         self.assertEqual(self.memory.moves, {})
 
-    def test_a_restart_does_not_shorten_the_back_off(self) -> None:
-        """What was placed for the zone and landed elsewhere just now has probably been moved."""
-        self.arrive("new-0", "a1", metadata={"creationTimestamp": self.created()})
-        self.assertEqual(self.round(599), [])
-        self.assertEqual(self.round(1), ["web-0"])
+    def test_a_restart_forgets_nothing(self) -> None:
+        """Not who is on the move, nor who is left alone, nor how often that was."""
+        for where, until in (("b1", None), ("a1", 600), ("a1", 1200)):
+            self.assertEqual(len(self.round()), 1)
+            self.restart()
+            self.assertEqual(self.round(), [])
+            self.assertEqual(self.memory.moving(), 1)
+            self.arrive(f"new-{self.now}", where)
+            self.round()
+            self.restart()
+            moves = list(self.memory.moves.values())
+            if until:
+                self.assertEqual(moves[0].until, self.now + until)
+                self.assertEqual(self.round(until - 1), [])
+            else:
+                self.pods.update({f"web-{n}": pod(f"web-{n}") for n in range(3)})
+                self.assertEqual(self.memory.moving(), 1)
+                self.arrive("another")
 
-    def test_a_new_pod_of_another_origin_keeps_nobody(self) -> None:
-        """It landed where it should, or was placed before the database moved."""
-        for where, zone in (("b1", "zone-b"), ("a1", "zone-a")):
-            created = {"creationTimestamp": self.created()}
-            self.pods["new"] = pod("new", where, zone, metadata=created)
-            self.memory = seen()
-            self.assertEqual(self.round(1), ["web-0"])
-            self.setUp()
+    def restart(self) -> None:
+        self.memory = Memory.from_text(self.memory.to_text([NAME]), self.now).interrupted()
+
+    def test_one_landed_and_one_elsewhere(self) -> None:
+        """Two successors, since the workload has grown meanwhile: one elsewhere is too many."""
+        self.round()
+        self.arrive("new-0")
+        self.arrive("new-1", "c1")
+        self.assertEqual(self.round(), [])
+        self.assertEqual((self.memory.moving(), self.memory.backed_off(self.now)), (0, 1))
+
+    def test_a_pod_that_was_not_evicted_after_all(self) -> None:
+        """The answer to its eviction was lost: it is there for good, or terminating."""
+        self.round(0)
+        for terminating, moving in ((None, 0), (LONG_AGO, 1)):
+            there = pod("web-0", metadata={"deletionTimestamp": terminating})
+            for seconds, expected in ((GRACE - 1, 1), (GRACE, moving)):
+                with self.subTest(terminating=terminating, seconds=seconds):
+                    found = make_plan(world(there), self.memory, RULES, NOW + seconds)
+                    self.assertEqual(found.memory.moving(), expected)
+                    self.assertEqual(found.memory.backed_off(NOW + seconds), 0)
 
     def test_all_successors_must_have_landed(self) -> None:
         """There may be several, if the workload has grown meanwhile."""
@@ -731,8 +801,97 @@ class WorkloadTest(unittest.TestCase):
         self.assertEqual(self.round(), ["web-1"])
 
 
+class LeftTest(unittest.TestCase):
+    """What a leader leaves to the next one."""
+
+    MOVES: Mapping[Workload, Move] = {
+        WEB: Move(NOW - 9, "uid-web-0", NOW - 99, 2),
+        Workload("shop", "StatefulSet", "db"): Move(NOW - 99, "u", NOW - 999, 3, NOW + 60),
+    }
+
+    def test_it_comes_back(self) -> None:
+        memory = Memory({NAME: Seen("f", NOW - 500, 400.0)}, self.MOVES)
+        self.assertEqual(Memory.from_text(memory.to_text([NAME]), NOW), memory)
+
+    def test_only_the_names_that_matter_are_left(self) -> None:
+        left = Memory.from_text(seen().to_text(["another"]), NOW)
+        self.assertEqual(left, Memory())
+
+    def test_nothing_was_left(self) -> None:
+        self.assertEqual(Memory.from_text("", NOW), Memory())
+
+    def test_nonsense(self) -> None:
+        for text in NONSENSE:
+            with self.subTest(text), self.assertRaises(ValueError):
+                Memory.from_text(text, NOW)
+
+    def test_a_clock_that_was_set_back(self) -> None:
+        """No move is in the future, and nobody is left alone for more than a day."""
+        left = Memory({NAME: Seen("f", NOW, 0.0)}, self.MOVES).to_text([NAME])
+        found = Memory.from_text(left, NOW - 1e6)
+        (web, db), (name,) = found.moves.values(), found.seen.values()
+        self.assertEqual((web.at, db.until), (NOW - 1e6, NOW - 1e6 + MAX_BACKOFF))
+        self.assertEqual(name.since, NOW - 1e6)
+
+    def test_it_fits_into_an_annotation(self) -> None:
+        """All moves do, with the longest names that there are; answers as far as they fit."""
+        names = [f"{n:0>5}{'x' * 2030}" for n in range(100)]
+        workloads = [Workload("n" * 63, "StatefulSet", f"{n:0>253}") for n in range(MAX_MOVES)]
+        move = Move(NOW + 0.123456, "u" * 36, NOW, 99, NOW + 0.123456)
+        memory = Memory(
+            dict.fromkeys(names, Seen("f" * 16, NOW + 0.123456, 1234.123456)),
+            dict.fromkeys(workloads, move),
+        )
+        text = memory.to_text(names)
+        self.assertLessEqual(len(text), MAX_SIZE)
+        left = Memory.from_text(text, NOW + 1)
+        self.assertEqual(left.moves, memory.moves)
+        self.assertLess(0, len(left.seen))
+        self.assertLess(len(left.seen), 100)
+
+    def test_a_fingerprint_does_not_depend_on_the_process(self) -> None:
+        both = [{"key": ZONE, "values": ["zone-c", "zone-b", "zone-a"], "weight": 1}]
+        self.assertEqual(answer(nodeLabels=both).fingerprint, "05821c8b9f80cd93")
+        self.assertNotEqual(answer("zone-b").fingerprint, answer("zone-c").fingerprint)
+        preferred = answer(nodeSelector={ZONE: None})
+        self.assertNotEqual(answer().fingerprint, preferred.fingerprint)
+
+    def test_time_in_which_nobody_looked_does_not_count(self) -> None:
+        memory = make_plan(world(pod()), Memory(), RULES, NOW).memory.interrupted()
+        memory = make_plan(world(pod()), memory, RULES, NOW + 60).memory
+        self.assertEqual(memory.seen[NAME].seconds, 0)
+        memory = make_plan(world(pod()), memory, RULES, NOW + 120).memory
+        self.assertEqual(memory.seen[NAME].seconds, 60)
+
+    def test_backed_off_at_the_edge(self) -> None:
+        memory = Memory({}, self.MOVES)
+        counts = [memory.backed_off(NOW + seconds) for seconds in (59.9, 60, 60.1)]
+        self.assertEqual(counts, [1, 0, 0])
+
+
+class WaitTest(unittest.TestCase):
+    def test_since_when_a_pod_is_elsewhere(self) -> None:
+        """Since it was created, or since its database moved."""
+        created = datetime.fromisoformat(LONG_AGO).timestamp()
+        for moved, since in ((NOW - 400, NOW - 400), (created - 5, created)):
+            memory = Memory({NAME: Seen(B.fingerprint, moved, 300)})
+            (verdict,) = make_plan(world(pod()), memory, RULES, NOW).verdicts
+            self.assertEqual(verdict.since, since)
+
+    def test_who_waits_and_who_does_not(self) -> None:
+        """Whoever has not asked, or never will be moved, waits for nothing."""
+        for changes, obstacle in OBSTACLES:
+            (verdict,) = make_plan(world(pod(**changes)), seen(), RULES, NOW).verdicts
+            with self.subTest(obstacle):
+                wait = verdict.obstacle.wait if verdict.obstacle else None
+                self.assertEqual(wait, WAITS.get(obstacle))
+
+
 class ReportTest(unittest.TestCase):
     def test_where_a_pod_is_and_where_its_database_is(self) -> None:
+        blank = {"metadata": {"labels": {ZONE: ""}}}
+        missing = {"metadata": {"labels": {ZONE: None}}}
+        nodes = [node("a1"), node("b1"), node("nowhere", **missing), node("blank", **blank)]
         for where, said, expected in (
             ("a1", B, ("elsewhere", "zone-a", "zone-b", "")),
             ("b1", B, ("in_zone", "zone-b", "zone-b", "")),
@@ -740,12 +899,18 @@ class ReportTest(unittest.TestCase):
             ("", B, ("unknown", "", "zone-b", "no node")),
             ("gone", B, ("unknown", "", "zone-b", "no node")),
             ("a1", answer(nodeLabels=[]), ("unknown", "zone-a", "zone-b", "no zone")),
+            ("nowhere", B, ("unknown", "", "zone-b", "its node has no zone")),
+            ("blank", B, ("unknown", "", "zone-b", "its node has no zone")),
+            # The service goes by the zone's id, the node has only its name.
+            ("a1", BY_ID, ("unknown", "zone-a", "id-b", "its node has no zone")),
         ):
             with self.subTest(where=where, said=said):
-                plan = make_plan(world(pod(node=where), said=said), seen(), RULES, NOW)
+                there = world(pod(node=where), nodes=nodes, said=said)
+                plan = make_plan(there, seen(what=said if said == BY_ID else None), RULES, NOW)
+                self.assertEqual(evicted(plan), ["web-1"] if expected[0] == "elsewhere" else [])
                 (verdict,) = plan.verdicts
-                there = verdict.location.zone
-                self.assertEqual((verdict.landed, verdict.here, there, verdict.obstacle), expected)
+                zone = verdict.destination.zone
+                self.assertEqual((verdict.landed, verdict.here, zone, why(verdict)), expected)
 
     def test_the_label_that_stands_for_the_zone(self) -> None:
         rules = RULES._replace(node_label=ZONE_ID)
@@ -755,7 +920,7 @@ class ReportTest(unittest.TestCase):
             nodeSelector={ZONE: None, ZONE_ID: "id-b"},
         )
         (verdict,) = make_plan(world(pod(), nodes=nodes, said=said), Memory(), rules, NOW).verdicts
-        self.assertEqual((verdict.here, verdict.location.zone), ("id-a", "id-b"))
+        self.assertEqual((verdict.here, verdict.destination.zone), ("id-a", "id-b"))
 
     def test_several_zones_are_all_named(self) -> None:
         spread = [{"key": ZONE, "values": ["zone-c", "zone-b"], "weight": 100}]
@@ -795,7 +960,7 @@ class ParseTest(unittest.TestCase):
     def test_bad_answers(self) -> None:
         for body in BAD_ANSWERS:
             with self.subTest(body), self.assertRaises(ValueError):
-                Location.from_json(body)
+                Destination.from_json(body)
 
     def test_no_answer_welcomes_nobody(self) -> None:
         self.assertFalse(NOWHERE.has({ZONE: "zone-a"}))
@@ -821,7 +986,7 @@ class RandomTest(unittest.TestCase):
             pods = [self.some_pod(dice, n) for n in range(dice.randrange(1, 8))]
             nodes = [node(name) for name in ("a1", "b1", "c1") if dice.random() < 0.9]
             said = SAID[dice.choice("bcsmp-")]
-            memory = seen(dice.choice([0, 400]), said if isinstance(said, Location) else None)
+            memory = seen(dice.choice([0, 400]), said if isinstance(said, Destination) else None)
             plan = make_plan(world(*pods, nodes=nodes, said=said), memory, RULES, NOW)
             workloads = [each.pod.workload for each in plan.evictions()]
             count += len(workloads)
@@ -831,9 +996,9 @@ class RandomTest(unittest.TestCase):
                 self.assertTrue(each.pod.relocates and each.pod.is_ready and each.pod.placed)
                 self.assertFalse(each.pod.is_terminating)
                 self.assertIn(said, (B, C))
-                self.assertNotEqual(each.here, each.location.zone)
+                self.assertNotEqual(each.here, each.destination.zone)
                 self.assertIn(
-                    f"{each.location.zone[-1]}1", {item["metadata"]["name"] for item in nodes}
+                    f"{each.destination.zone[-1]}1", {item["metadata"]["name"] for item in nodes}
                 )
         self.assertGreater(count, 20)  # of the dice, not of the clock
 
