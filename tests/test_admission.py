@@ -22,7 +22,7 @@ from lookup.placement import Answer
 from lookup.resolver import Resolution, Result
 from lookup.table_reader import load
 from server import LookupServer, ServerSettings
-from tests.manifests import run
+from tests.chart import run
 from tests.pods import FOLDER, SETTINGS
 from tests.support import SUBNETS
 from webhook.admission import (

@@ -14,7 +14,9 @@ from typing import Any
 
 from common.names import VERSION
 from tests.certificates import AVAILABLE, WHY_NOT
-from tests.manifests import NAME, ROOT, from_yaml
+from tests.chart import AVAILABLE as HELM
+from tests.chart import FILES, NAME, ROOT, from_yaml
+from tests.chart import WHY_NOT as NO_HELM
 from tests.prometheus import FOREIGN, metrics_in, promtool, scraped, values_in
 
 PREFIX = "AutomaticZonePlacement"
@@ -399,7 +401,8 @@ def labels(alert: str) -> str:
 @cache
 def groups() -> Any:
     """The groups of rules."""
-    return from_yaml((ROOT / "deploy" / "files" / "alerts.yaml").read_text())["groups"]
+    (rules,) = from_yaml((FILES / "alerts.yaml").read_text())
+    return rules["groups"]
 
 
 def alerts() -> dict[str, Any]:
@@ -412,7 +415,7 @@ def alerts() -> dict[str, Any]:
     }
 
 
-@unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
+@unittest.skipUnless(HELM, NO_HELM)
 class RulesTest(unittest.TestCase):
     @unittest.skipUnless(AVAILABLE, WHY_NOT)
     def test_every_metric_is_there(self) -> None:
@@ -452,7 +455,7 @@ class RulesTest(unittest.TestCase):
                 self.assertIn(alert["labels"]["severity"], {"info", "warning"})
 
 
-@unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
+@unittest.skipUnless(HELM, NO_HELM)
 @unittest.skipUnless(
     shutil.which("promtool"), "promtool (Debian package prometheus) is not on PATH"
 )

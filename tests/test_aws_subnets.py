@@ -1,19 +1,16 @@
-"""What deploy/components/aws-subnets does: from AWS to the table, and to the answer."""
+"""What gathers the subnets from AWS: from there to the table, and to the answer."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
 import unittest
 from contextlib import redirect_stdout
-from functools import cache
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import publish
@@ -22,22 +19,11 @@ from lookup.table_file import TableFile
 from lookup.table_reader import parse
 from tests import aws
 from tests.api_server import listening
-from tests.manifests import (
-    NAME,
-    Objects,
-    Overlay,
-    config_map_of,
-    container,
-    job_spec,
-    overlay,
-    pod_spec,
-)
-from tests.support import ROOT, Run, running, wait_until
+from tests.chart import FILES
+from tests.support import Run, running, wait_until
 from tests.test_publish import ConfigMapServer, config_map
 
-COMPONENT = ROOT / "deploy" / "components" / "aws-subnets"
-PAGE = (ROOT / "docs" / "fresh-table.md").read_text()
-SCRIPT = ROOT / "deploy" / "files" / "gather-subnets.sh"
+SCRIPT = FILES / "gather-subnets.sh"
 
 GOOD = {"CIDRBlock": "10.0.0.0/24", "AvailabilityZone": "zone-a"}
 
@@ -262,154 +248,6 @@ class GatherTest(unittest.TestCase):
                     wait_until(lambda: client.lookup("10.9.1.7").status == 200)
                 self.assertEqual(client.lookup("10.9.1.7").body["zone"], "eu-central-1b")
                 table.unwatch()
-
-
-def render(example: Overlay, *others: str, text: str = "") -> Objects:
-    """The objects of the overlay with the component, and with other ones behind it."""
-    return example.render(text=text, components=(str(COMPONENT.relative_to(ROOT)), *others))
-
-
-@cache
-def as_it_is() -> Objects:
-    with tempfile.TemporaryDirectory() as folder:
-        return render(Overlay(Path(folder)))
-
-
-@unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
-class ComponentTest(unittest.TestCase):
-    """The manifests."""
-
-    def setUp(self) -> None:
-        self.take(as_it_is())
-
-    def take(self, objects: Objects) -> None:
-        self.objects = objects
-        self.cron_job = self.one("CronJob")["spec"]
-        self.job = self.cron_job["jobTemplate"]["spec"]
-        self.pod = job_spec(objects)
-        *_, self.gather = self.pod["initContainers"]
-        (self.publish,) = self.pod["containers"]
-        self.config_map = self.one("ConfigMap", "gathered")
-
-    def one(self, kind: str, name: str = "subnets") -> Any:
-        """The object of this kind that has this in its name."""
-        (found,) = (
-            each
-            for each in self.objects.values()
-            if each["kind"] == kind and name in each["metadata"]["name"]
-        )
-        return found
-
-    def test_the_names_go_together(self) -> None:
-        """Whatever an overlay makes of them."""
-        example = overlay(self)
-        names = "namespace: zones\nnamePrefix: my-\nnameSuffix: -too\n"
-        renamed = example.text.replace(f"namespace: {NAME}\n", names, 1)
-        for text in ("", renamed):
-            with self.subTest(text):
-                self.take(render(example, text=text))
-                name = self.config_map["metadata"]["name"]
-                rule, _ = self.one("Role")["rules"]
-                self.assertEqual(rule["resourceNames"], [name])
-                self.assertEqual(config_map_of("subnets", self.objects), name)
-                environment = {each["name"]: each for each in self.publish["env"]}
-                self.assertEqual(environment["CONFIG_MAP"]["value"], name)
-                account = self.one("ServiceAccount")["metadata"]
-                (subject,) = self.one("RoleBinding")["subjects"]
-                self.assertEqual(subject["name"], account["name"])
-                self.assertEqual(subject["namespace"], account["namespace"])
-                self.assertEqual(self.pod["serviceAccountName"], account["name"])
-
-    def test_its_rights(self) -> None:
-        found = [(each["resources"], each["verbs"]) for each in self.one("Role")["rules"]]
-        self.assertEqual(found, [(["configmaps"], ["get", "update"]), (["events"], ["create"])])
-
-    def test_the_table_is_the_jobs_alone(self) -> None:
-        """Whoever applies the manifests has nothing to say about it."""
-        self.assertFalse({"data", "binaryData"} & self.config_map.keys())
-
-    def test_the_service_waits_for_the_table(self) -> None:
-        volumes = {each["name"]: each for each in pod_spec(self.objects)["volumes"]}
-        source = volumes["subnets"]["configMap"]
-        self.assertEqual(source["items"], [{"key": publish.KEY, "path": publish.KEY}])
-        self.assertNotIn("optional", source)
-        mounts = {each["name"]: each for each in container(self.objects)["volumeMounts"]}
-        self.assertNotIn("subPath", mounts["subnets"])  # which would never change
-        file = f"{mounts['subnets']['mountPath']}/{publish.KEY}"
-        self.assertIn({"name": "SUBNETS_FILE", "value": file}, container(self.objects)["env"])
-
-    def test_its_first_half_is_the_script(self) -> None:
-        script = self.objects[f"ConfigMap {SCRIPT.name}"]
-        self.assertEqual(script["data"], {SCRIPT.name: SCRIPT.read_text()})
-        mounts = {each["name"]: each["mountPath"] for each in self.gather["volumeMounts"]}
-        gathered = f"{mounts['gathered']}/subnets.json"
-        command = f"sh {mounts['script']}/{SCRIPT.name} > {gathered}"
-        self.assertEqual(self.gather["command"], ["sh", "-c", command])
-        self.assertEqual(self.publish["command"][2:], [gathered])
-
-    def test_its_second_half_is_the_services_code(self) -> None:
-        service = container(self.objects)
-        self.assertEqual(self.publish["image"], service["image"])
-        self.assertEqual(self.publish["command"][:2], ["python", "/app/publish.py"])
-        mounts = {each["name"]: each for each in self.publish["volumeMounts"]}
-        self.assertIn(mounts["app"], service["volumeMounts"])
-        volumes = {each["name"]: each for each in self.pod["volumes"]}
-        self.assertIn(volumes["app"], pod_spec(self.objects)["volumes"])
-
-    def test_both_halves_have_the_settings(self) -> None:
-        for each in (self.gather, self.publish):
-            self.assertEqual(each["envFrom"], container(self.objects)["envFrom"])
-
-    def test_it_is_restricted(self) -> None:
-        context = pod_spec(self.objects)["securityContext"].items()
-        self.assertLessEqual(context, self.pod["securityContext"].items())
-        for each in (self.gather, self.publish):
-            self.assertEqual(each["securityContext"], container(self.objects)["securityContext"])
-            self.assertIn("memory", each["resources"]["limits"])
-
-    def test_an_image_of_ones_own_runs_the_second_half(self) -> None:
-        self.take(render(overlay(self), "deploy/components/image"))
-        image = container(self.objects)["image"]
-        self.assertEqual(self.publish["image"], image)
-        self.assertTrue(image.startswith(f"{NAME}:"))
-        for each in (self.publish["volumeMounts"], self.pod["volumes"]):
-            self.assertNotIn("app", [volume["name"] for volume in each])
-
-    def test_the_patches_for_other_clouds(self) -> None:
-        for block in re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
-            with self.subTest(block):
-                example = overlay(self)
-                (example.folder / "gather.sh").write_text("true")
-                _, generator, patches = re.split(
-                    "^configMapGenerator:\n|^patches:\n", block, flags=re.MULTILINE
-                )
-                text = example.text.replace(
-                    "configMapGenerator:\n", f"configMapGenerator:\n{generator}", 1
-                )
-                text = text.replace("patches:\n", f"patches:\n{patches}", 1)
-                self.take(render(example, text=text))
-                self.assertEqual(self.cron_job["schedule"], "* * * * *")
-                *_, last = self.pod["initContainers"]
-                self.assertIn("/script/gather.sh > /gathered/subnets.json", last["command"][-1])
-                volumes = {each["name"]: each for each in self.pod["volumes"]}
-                script = self.objects["ConfigMap gather.sh"]["metadata"]["name"]
-                self.assertEqual(volumes["script"]["configMap"]["name"], script)
-                for each in self.pod["initContainers"]:
-                    self.assertEqual(
-                        each["securityContext"], container(self.objects)["securityContext"]
-                    )
-
-    def test_runs_do_not_overlap_and_end(self) -> None:
-        self.assertEqual(self.cron_job["concurrencyPolicy"], "Forbid")
-        self.assertLess(self.job["activeDeadlineSeconds"], 15 * 60)
-
-    def test_the_network_policy_is_about_its_pods(self) -> None:
-        selected = self.one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
-        labels = self.job["template"]["metadata"]["labels"]
-        self.assertLessEqual(selected.items(), labels.items())
-        self.assertNotEqual(
-            labels, self.objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
-        )
 
 
 if __name__ == "__main__":

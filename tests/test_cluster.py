@@ -1,7 +1,8 @@
-"""The example overlay on a real API server, which CLUSTER_FOR_TESTS names by its kubeconfig.
+"""The chart on a real API server, which CLUSTER_FOR_TESTS names by its kubeconfig.
 
-It needs Kyverno's custom resource definitions, but no Kyverno, and no nodes. Everything is made
-in a namespace of its own, which goes when the test ends.
+It needs Kyverno's, cert-manager's and the Prometheus Operator's custom resource definitions, but none
+of their programs, and no nodes. Everything is made in a namespace of its own, which goes when the
+test ends; what is cluster-wide carries its name.
 """
 
 from __future__ import annotations
@@ -14,116 +15,162 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tests.manifests import (
-    NAME,
-    ROOT,
-    choose,
-    config_map_of,
-    job_spec,
-    overlay,
-    pod_spec,
-    run,
-    table_of,
-)
+from lookup.table_reader import parse
+from tests.chart import AVAILABLE, CHART, ROOT, WHY_NOT, run, table_of
 
 KUBECONFIG = os.environ.get("CLUSTER_FOR_TESTS", "")
 
-APPLY = ("apply", "--server-side")
-DIFF = ("diff", "--server-side")
+# Everything that can be there at the same time, with each of the engines.
+EVERYTHING = (
+    "relocation.enabled=true",
+    "serviceMonitor.enabled=true",
+    "alerts.enabled=true",
+    "dashboard.enabled=true",
+)
+ENGINES = (
+    "engine=webhook",
+    "engine=opa",
+    "engine=webhook,webhook.certificate=certManager",
+    "engine=clusterPolicy",
+    "engine=mutatingPolicy",
+)
+DEFINITIONS = (
+    "clusterpolicies.kyverno.io",
+    "mutatingpolicies.policies.kyverno.io",
+    "certificates.cert-manager.io",
+    "prometheusrules.monitoring.coreos.com",
+)
 
-AWS_SUBNETS = "deploy/components/aws-subnets"
+# What the cluster makes by itself of what was installed.
+FOLLOWS = ("events", "endpoints", "endpointslices", "replicasets", "controllerrevisions", "pods")
 
 
+@unittest.skipUnless(AVAILABLE, WHY_NOT)
 @unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
 @unittest.skipUnless(KUBECONFIG, "CLUSTER_FOR_TESTS names no kubeconfig")
 class ClusterTest(unittest.TestCase):
     def setUp(self) -> None:
         self.enterContext(mock.patch.dict(os.environ, KUBECONFIG=KUBECONFIG))
-        self.require("clusterpolicies.kyverno.io")
-        self.overlay = overlay(self)
-        # No other test, and nobody else, has this namespace, or this prefix for the policy.
-        self.namespace = f"test-{secrets.token_hex(4)}"
-        names = f"namespace: {self.namespace}\nnamePrefix: {self.namespace}-\n"
-        self.text = self.overlay.text.replace(f"namespace: {NAME}\n", names, 1)
-        self.overlay.write(text=self.text)
-
-    def require(self, definition: str) -> None:
-        if not self.kubectl("get", "--ignore-not-found", "crd", definition):
-            self.skipTest(f"the cluster has no {definition}")
+        for definition in DEFINITIONS:
+            if not self.kubectl("get", "--ignore-not-found", "crd", definition):
+                self.skipTest(f"the cluster has no {definition}")
+        # No other test, and nobody else, has this namespace, or this name.
+        self.name = f"test-{secrets.token_hex(4)}"
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.kubectl("create", "namespace", self.name)
+        self.kubectl(
+            "label", "namespace", self.name, "pod-security.kubernetes.io/enforce=restricted"
+        )
+        self.addCleanup(self.kubectl, "delete", "namespace", self.name, "--wait=false")
 
     def kubectl(self, *arguments: str) -> str:
         return run("kubectl", *arguments)
 
-    def kustomize(self, *verb: str) -> str:
-        """Applies the overlay, or compares it with what is there."""
-        if verb[0] == "apply":
-            self.addCleanup(
-                self.kubectl, "delete", "--ignore-not-found", "--wait=false", "-k", self.folder
-            )
-        return self.kubectl(*verb, "-k", self.folder)
+    def helm(self, *arguments: str) -> str:
+        return run("helm", *arguments, "--namespace", self.name)
 
-    @property
-    def folder(self) -> str:
-        return str(self.overlay.folder)
+    def install(self, *values: str, table: str = "exampleTable=true") -> None:
+        """Installs the chart, or changes what is installed; a table may be `@FILE`."""
+        self.addCleanup(self.helm, "uninstall", self.name, "--ignore-not-found")
+        if table.startswith("@"):
+            arguments = ["--set-file", f"subnets={table[1:]}"]
+        else:
+            arguments = ["--set", table]
+        arguments += [f"--set={each}" for each in (f"fullnameOverride={self.name}", *values)]
+        self.helm("upgrade", "--install", self.name, str(CHART), *arguments)
 
-    def get(self, kind: str, name: str) -> Any:
+    def versions(self) -> dict[str, str]:
+        """The resourceVersion of each object of the release."""
+        objects = self.helm("get", "manifest", self.name)
+        text = run("kubectl", "-n", self.name, "get", "-f-", "-ojson", text=objects)
+        return {
+            f"{each['kind']} {each['metadata']['name']}": each["metadata"]["resourceVersion"]
+            for each in json.loads(text)["items"]
+        }
+
+    def left(self) -> set[str]:
+        """The names of all objects that are called like the test, or are in its namespace."""
+        kinds = self.kubectl("api-resources", "--verbs=list", "-oname").split()
+        kinds = [each for each in kinds if each.partition(".")[0] not in FOLLOWS]
+        found = self.kubectl("get", ",".join(kinds), "-A", "--ignore-not-found", "-oname").split()
+        return {each for each in found if self.name in each}
+
+    def test_an_upgrade_without_a_change_changes_nothing(self) -> None:
+        for engine in ENGINES:
+            with self.subTest(engine):
+                self.install(*EVERYTHING, engine)
+                before = self.versions()
+                self.install(*EVERYTHING, engine)
+                self.assertEqual(self.versions(), before)
+
+    def test_what_is_not_asked_for_any_more_goes(self) -> None:
+        self.install("engine=none")
+        before = self.left()
+        for engine in ENGINES:
+            self.install(*EVERYTHING, engine)
+            self.assertGreater(self.left(), before)
+        self.install("engine=none")
+        self.assertEqual(
+            {each for each in self.left() if "sh.helm" not in each},
+            {each for each in before if "sh.helm" not in each},
+        )
+        self.helm("uninstall", self.name)
+        self.assertEqual(self.left(), {f"namespace/{self.name}"})
+
+    def get(self, kind: str, name: str = "") -> Any:
         return json.loads(
-            self.kubectl("-n", self.namespace, "get", *filter(None, (kind, name)), "-ojson")
+            self.kubectl("-n", self.name, "get", *filter(None, (kind, name)), "-ojson")
         )
 
-    def check_no_drift(self, *components: str) -> None:
-        """What was applied by the server is what is there: a second time changes nothing."""
-        self.overlay.write(text=self.text, components=components)
-        self.kustomize(*APPLY)
-        self.assertEqual(self.kustomize(*DIFF), "")
+    def test_a_certificate_stays_until_its_name_changes(self) -> None:
+        self.install("engine=webhook")
+        before = self.get("secret", f"{self.name}-tls")["data"]
+        self.install("engine=webhook", "settings.logLevel=DEBUG")
+        self.assertEqual(self.get("secret", f"{self.name}-tls")["data"], before)
+        self.install("engine=opa")
+        self.assertNotEqual(self.get("secret", f"{self.name}-opa-tls")["data"], before)
 
-    def check_no_drift_for_a_client(self, *components: str) -> None:
-        """A client that compares by itself finds nothing that the server has added to a list."""
-        self.overlay.write(text=self.text, components=components)
-        self.kustomize("apply")
-        again = dict(line.rsplit(" ", 1) for line in self.kustomize("apply").splitlines())
-        # Its selector is replaced as a whole by every client-side apply, equal or not.
-        again.pop(f"poddisruptionbudget.policy/{self.namespace}-{NAME}")
-        self.assertEqual(set(again.values()), {"unchanged"}, again)
-        self.assertEqual(self.kustomize("diff"), "")
+    def test_a_rollback_brings_the_table_back(self) -> None:
+        self.install("engine=none")
+        good = self.table()
+        (wrong := self.folder / "wrong.json").write_text("no table")
+        self.install("engine=none", table=f"@{wrong}")
+        self.assertEqual(self.table(), "no table")
+        self.helm("rollback", self.name)
+        self.assertEqual(self.table(), good)
 
-    def test_no_drift(self) -> None:
-        self.check_no_drift()
+    def table(self) -> Any:
+        return self.get("configmap", f"{self.name}-subnets")["data"]["subnets.json"]
 
-    def test_no_drift_for_a_client(self) -> None:
-        self.check_no_drift_for_a_client()
+    def test_the_pods_are_admitted_and_no_others(self) -> None:
+        """The namespace enforces the restricted profile."""
+        self.install("relocation.enabled=true", "engine=opa", table="awsSubnets.enabled=true")
+        deployments, cron_jobs = (self.get(kind)["items"] for kind in ("deployments", "cronjobs"))
+        jobs = [each["spec"]["jobTemplate"] for each in cron_jobs]
+        self.assertEqual((len(deployments), len(jobs)), (3, 1))
+        for each in deployments + jobs:
+            self.check_admission(each["spec"]["template"]["spec"])
 
-    def test_no_drift_with_a_mutating_policy(self) -> None:
-        self.require("mutatingpolicies.policies.kyverno.io")
-        self.check_no_drift("kyverno/mutatingpolicy")
-
-    def test_no_drift_with_a_mutating_policy_for_a_client(self) -> None:
-        self.require("mutatingpolicies.policies.kyverno.io")
-        self.check_no_drift_for_a_client("kyverno/mutatingpolicy")
-
-    def test_no_drift_with_relocation(self) -> None:
-        self.check_no_drift("deploy/components/relocation")
-
-    def test_no_drift_with_relocation_for_a_client(self) -> None:
-        self.check_no_drift_for_a_client("deploy/components/relocation")
-
-    def test_no_drift_with_a_table_from_aws(self) -> None:
-        self.check_no_drift(AWS_SUBNETS)
-
-    def test_no_drift_with_a_table_from_aws_for_a_client(self) -> None:
-        self.check_no_drift_for_a_client(AWS_SUBNETS)
+    def check_admission(self, spec: Any) -> None:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe"}, "spec": spec}
+        create = ("kubectl", "-n", self.name, "create", "--dry-run=server", "-f-")
+        run(*create, text=json.dumps(pod))
+        spec["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+        with self.assertRaisesRegex(AssertionError, "violates PodSecurity"):
+            run(*create, text=json.dumps(pod))
 
     def test_the_job_writes_its_table_and_nothing_else(self) -> None:
-        """With the rights of its ServiceAccount; and it is there still when all is applied again."""
-        self.overlay.write(text=self.text, components=(AWS_SUBNETS,))
-        self.kustomize(*APPLY)
-        name = f"{self.namespace}-{NAME}-gathered"
+        """With the rights of its ServiceAccount; and it is there still after an upgrade."""
+        self.install("engine=none", table="awsSubnets.enabled=true")
+        name = f"{self.name}-gathered"
         table = table_of(20_000)
         with self.job() as environment:
             environment["CONFIG_MAP"] = name
@@ -131,75 +178,34 @@ class ClusterTest(unittest.TestCase):
             self.assertEqual(self.publish(table[:1000] + "]", environment), 1)
             environment["CONFIG_MAP"] = "kube-root-ca.crt"
             self.assertEqual(self.publish(table, environment), 1)
-        self.kustomize(*APPLY)
-        self.assertEqual(self.kustomize(*DIFF), "")
-        stored = self.get("configmap", name)["binaryData"]["subnets.json"]
-        self.assertEqual(gzip.decompress(base64.b64decode(stored)).decode(), table)
-        reasons = [each["reason"] for each in self.get("events", "")["items"]]
+        before = self.get("configmap", name)
+        self.install("engine=none", "relocation.enabled=true", table="awsSubnets.enabled=true")
+        self.assertEqual(self.get("configmap", name), before)
+        stored = gzip.decompress(base64.b64decode(before["binaryData"]["subnets.json"]))
+        self.assertEqual(len(parse(stored.decode())), 20_000)
+        reasons = [each["reason"] for each in self.get("events")["items"]]
         self.assertEqual(sorted(reasons)[-2:], ["TableChanged", "TableRefused"])
 
     @contextmanager
     def job(self) -> Iterator[dict[str, str]]:
         """The environment of the job's second half, outside the cluster."""
-        account = f"system:serviceaccount:{self.namespace}:{self.namespace}-subnets"
+        account = f"system:serviceaccount:{self.name}:{self.name}-subnets"
         command = ["kubectl", "proxy", "--port=0", f"--as={account}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as proxy:
             try:
                 assert proxy.stdout
                 address = proxy.stdout.readline().rpartition(" ")[2].strip()
-                yield {"KUBERNETES_URL": f"http://{address}", "NAMESPACE": self.namespace}
+                yield {"KUBERNETES_URL": f"http://{address}", "NAMESPACE": self.name}
             finally:
                 proxy.kill()
 
     def publish(self, table: str, environment: dict[str, str]) -> int:
         """The exit status of the job's second half."""
-        file = self.overlay.folder / "gathered.json"
+        file = self.folder / "gathered.json"
         file.write_text(table)
         command = [sys.executable, str(ROOT / "publish.py"), str(file)]
         environment = {"PATH": os.environ["PATH"], **environment}
         return subprocess.run(command, env=environment, capture_output=True).returncode
-
-    def test_no_drift_with_the_webhook(self) -> None:
-        self.require("certificates.cert-manager.io")
-        self.check_no_drift("deploy/components/webhook")
-
-    def test_no_drift_with_the_webhook_for_a_client(self) -> None:
-        self.require("certificates.cert-manager.io")
-        self.check_no_drift_for_a_client("deploy/components/webhook")
-
-    def test_no_drift_with_a_webhook_with_its_own_certificate(self) -> None:
-        self.check_no_drift("deploy/components/webhook-own-certificate")
-
-    def test_from_client_side_to_server_side(self) -> None:
-        self.kustomize("apply")
-        self.kustomize(*APPLY)
-        self.assertEqual(self.kustomize(*DIFF), "")
-
-    def test_the_pods_are_admitted_and_no_others(self) -> None:
-        """The namespace enforces the restricted profile, whatever it is called."""
-        self.kustomize(*APPLY)
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe"}}
-        spec = pod_spec(self.overlay.render(text=self.text))
-        create = ("kubectl", "-n", self.namespace, "create", "--dry-run=server", "-f-")
-        run(*create, text=json.dumps(pod | {"spec": spec}))
-        spec["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
-        with self.assertRaisesRegex(AssertionError, "violates PodSecurity"):
-            run(*create, text=json.dumps(pod | {"spec": spec}))
-        objects = self.overlay.render(text=self.text, components=(AWS_SUBNETS,))
-        self.kustomize(*APPLY)  # which creates the ServiceAccount
-        run(*create, text=json.dumps(pod | {"spec": job_spec(objects)}))
-
-    def test_a_table_of_100_000_subnets(self) -> None:
-        table = table_of(100_000).encode()
-        (self.overlay.folder / "subnets.json.gz").write_bytes(gzip.compress(table))
-        text = choose(self.text, "SUBNETS_FILE").replace("- subnets.json\n", "- subnets.json.gz\n")
-        self.overlay.write(text=text)
-        self.kustomize(*APPLY)
-        spec = self.get("deployment", f"{self.namespace}-{NAME}")
-        name = config_map_of("subnets", {"Deployment": spec})
-        stored = self.get("configmap", name)["binaryData"]["subnets.json.gz"]
-        self.assertEqual(gzip.decompress(base64.b64decode(stored)), table)
-        self.assertEqual(self.kustomize(*DIFF), "")
 
 
 if __name__ == "__main__":

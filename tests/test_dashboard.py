@@ -11,10 +11,10 @@ from itertools import combinations
 from typing import Any
 
 from tests.certificates import AVAILABLE, WHY_NOT
-from tests.manifests import NAME, ROOT
+from tests.chart import FILES, NAME
 from tests.prometheus import FOREIGN, metrics_in, promtool, scraped, values_in
 
-DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy" / "files" / "dashboard.json").read_text())
+DASHBOARD: dict[str, Any] = json.loads((FILES / "dashboard.json").read_text())
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 
 # What Grafana puts in the place of its variables.

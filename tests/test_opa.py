@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import copy
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -18,12 +17,11 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tests.manifests import NAME, run
-from tests.pods import FOLDER, PATIENCE, ROOT, SETTINGS, Service, names_asked_for, refusal
+from tests.chart import AVAILABLE, FILES, NAME, WHY_NOT, named, render, run
+from tests.pods import FOLDER, PATIENCE, SETTINGS, Service, names_asked_for, refusal
 
-OPA = ROOT / "deploy" / "opa"
-FILES = ROOT / "deploy" / "files" / "opa"
-POLICIES = [FILES / "authorization.rego", FILES / f"{NAME}.rego"]
+OPA = FILES / "opa"
+POLICIES = [OPA / "authorization.rego", OPA / f"{NAME}.rego"]
 REVIEW = "/v0/data/kubernetes/automatic-zone-placement/review"
 
 # What others might like to do with an OPA that they can reach.
@@ -147,7 +145,7 @@ class OpaTest(unittest.TestCase):
         cls.folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
 
     def run_opa(self, *arguments: str) -> None:
-        run("opa", *arguments, *map(str, sorted(FILES.glob("*.rego"))))
+        run("opa", *arguments, *map(str, sorted(OPA.glob("*.rego"))))
 
     def test_its_form(self) -> None:
         self.run_opa("check", "--strict")
@@ -190,81 +188,58 @@ class OpaTest(unittest.TestCase):
                 with self.subTest(method=method, path=path):
                     self.assertEqual(engine.request(method, path)[0], 401)
 
-    def test_the_api_server_asks_about_the_same_pods_as_with_kyverno(self) -> None:
-        (policy,) = documents(ROOT / "kyverno" / "mutatingpolicy" / f"{NAME}.yaml")
-        (configuration,) = documents(OPA / "mutatingwebhookconfiguration.yaml")
-        (webhook,) = configuration["webhooks"]
-        self.assertEqual(webhook["matchConditions"], policy["spec"]["matchConditions"])
+
+@unittest.skipUnless(AVAILABLE, WHY_NOT)
+class ChartTest(unittest.TestCase):
+    """What the chart installs with this engine."""
+
+    def setUp(self) -> None:
+        self.objects = render("engine=opa")
+
+    def test_the_policies_are_those_of_the_files_and_call_the_service(self) -> None:
+        for values, options, host in (
+            ((), {}, f"{NAME}.{NAME}"),
+            (("fullnameOverride=my",), {"namespace": "zones"}, "my.zones"),
+        ):
+            with self.subTest(host):
+                objects = render("engine=opa", *values, **options)
+                expected = {
+                    each.name: each.read_text().replace(
+                        f"//{NAME}.{NAME}.svc:8080/lookup", f"//{host}.svc:8080/lookup"
+                    )
+                    for each in POLICIES
+                }
+                self.assertEqual(objects.one("ConfigMap", "-opa")["data"], expected)
+                self.assertIn(f'"http://{host}.svc:8080/lookup', expected[f"{NAME}.rego"])
+
+    def test_opa_reads_them_and_the_certificate(self) -> None:
+        pod, container = self.objects.pod("opa"), self.objects.container("opa")
+        policy = named(pod["volumes"], "policy")["configMap"]["name"]
+        self.assertIn(("ConfigMap", policy), self.objects)
+        path = named(container["volumeMounts"], "policy")["mountPath"]
+        self.assertEqual(container["args"][-2:], [f"{path}/{each.name}" for each in POLICIES])
+        secret = named(pod["volumes"], "certificate")["secret"]["secretName"]
+        self.assertIn(("Secret", secret), self.objects)
+        path = named(container["volumeMounts"], "certificate")["mountPath"]
+        for option in (f"--tls-cert-file={path}/tls.crt", f"--tls-private-key-file={path}/tls.key"):
+            self.assertIn(option, container["args"])
+
+    def test_it_is_called_where_it_answers(self) -> None:
+        (webhook,) = self.objects.one("MutatingWebhookConfiguration")["webhooks"]
         self.assertEqual(webhook["clientConfig"]["service"]["path"], REVIEW)
         for segment in REVIEW.split("/")[1:]:  # the API server takes no others
             self.assertRegex(segment, r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-
-
-@unittest.skipUnless(shutil.which("opa"), "the opa command is not on PATH")
-@unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
-class ComponentTest(unittest.TestCase):
-    """What the component adds to the lookup service."""
-
-    objects: ClassVar[dict[tuple[str, str], Object]]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            base, component = (
-                os.path.relpath(path, Path(folder).resolve()) for path in (ROOT, OPA)
-            )
-            kustomization = {"resources": [base], "components": [component]}
-            Path(folder, "kustomization.yaml").write_text(json.dumps(kustomization))
-            rendered = run("kubectl", "kustomize", folder)
-        objects = evaluated("[yaml.unmarshal(text) | some text in input]", rendered.split("---\n"))
-        cls.objects = {(each["kind"], each["metadata"]["name"]): each for each in objects}
-
-    def spec(self, kind: str, name: str = f"{NAME}-opa") -> Object:
-        return dict(self.objects[kind, name]["spec"])
-
-    def test_kyverno_does_not_do_the_same(self) -> None:
-        self.assertNotIn(("ClusterPolicy", NAME), self.objects)
-
-    def test_the_policy_is_that_of_the_folder(self) -> None:
-        pod = self.spec("Deployment")["template"]["spec"]
-        volumes = {each["name"]: each for each in pod["volumes"]}
-        config_map = self.objects["ConfigMap", volumes["policy"]["configMap"]["name"]]
-        self.assertEqual(config_map["data"], {each.name: each.read_text() for each in POLICIES})
-        (container,) = pod["containers"]
-        (path,) = (m["mountPath"] for m in container["volumeMounts"] if m["name"] == "policy")
-        self.assertEqual(container["args"][-2:], [f"{path}/{each.name}" for each in POLICIES])
-
-    def test_the_api_server_trusts_the_certificate(self) -> None:
-        configuration = self.objects["MutatingWebhookConfiguration", f"{NAME}-opa"]
-        (webhook,) = configuration["webhooks"]
-        service = webhook["clientConfig"]["service"]
-        certificate = self.spec("Certificate")
-        self.assertEqual(certificate["dnsNames"], [f"{service['name']}.{service['namespace']}.svc"])
-        self.assertEqual(
-            configuration["metadata"]["annotations"]["cert-manager.io/inject-ca-from"],
-            f"{NAME}/{NAME}-opa",
-        )
-        volumes = self.spec("Deployment")["template"]["spec"]["volumes"]
+        (port,) = self.objects["Service", f"{NAME}-opa"]["spec"]["ports"]
+        (container_port,) = self.objects.container("opa")["ports"]
+        self.assertEqual(port["targetPort"], container_port["name"])
         self.assertIn(
-            certificate["secretName"], [v.get("secret", {}).get("secretName") for v in volumes]
+            f"--addr=:{container_port['containerPort']}", self.objects.container("opa")["args"]
         )
 
-    def test_the_lookup_service_lets_it_in(self) -> None:
-        labels = self.spec("Deployment")["template"]["metadata"]["labels"]
-        (ingress,) = self.spec("NetworkPolicy", NAME)["ingress"]
-        (selector,) = (each["podSelector"] for each in ingress["from"] if "podSelector" in each)
-        self.assertLessEqual(selector["matchLabels"].items(), labels.items())
-
-    def test_its_pods_are_restricted(self) -> None:
-        of_opa, of_the_service = (
-            self.spec("Deployment", name)["template"]["spec"] for name in (f"{NAME}-opa", NAME)
-        )
-        for key in ("securityContext", "automountServiceAccountToken"):
-            self.assertEqual(of_opa[key], of_the_service[key])
-        self.assertEqual(
-            of_opa["containers"][0]["securityContext"],
-            of_the_service["containers"][0]["securityContext"],
-        )
+    def test_a_changed_policy_rolls_it(self) -> None:
+        metadata = self.objects["Deployment", f"{NAME}-opa"]["spec"]["template"]["metadata"]
+        other = render("engine=opa", namespace="zones")["Deployment", f"{NAME}-opa"]
+        self.assertNotEqual(metadata, other["spec"]["template"]["metadata"])
 
 
 if __name__ == "__main__":
