@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from math import inf, nan
 from time import perf_counter, time
@@ -38,6 +38,13 @@ ASKERS = ("webhook", "engine", "relocation", "person")
 
 Outcome = Answer | ServiceError
 
+# Is told the names, who asked for them, and what came of it.
+Listener = Callable[[Sequence[str], str, Outcome], None]
+
+
+def _nobody(_names: Sequence[str], _asker: str, _outcome: Outcome) -> None:
+    pass
+
 
 def names_in(value: str) -> list[str]:
     """The names in an annotation or a query's value, which has commas between them.
@@ -60,6 +67,7 @@ class Lookups:
     def __init__(self, resolver: Resolver, placement: Placement) -> None:
         self.resolver = resolver
         self.use(placement)
+        self.tell: Listener = _nobody  # who is to know of what was found
         self.outcomes = Counter(
             "lookups_total", "Lookups, by what came of them and by who asked.", "outcome", "asker"
         )
@@ -132,6 +140,7 @@ class Lookups:
             self.outcomes.increment("InternalError", asker)
             raise
         self.count(outcome, asker, perf_counter() - started)
+        self.tell(names, asker, outcome)
         return outcome
 
     def count(self, outcome: Outcome, asker: str, duration: float = 0.0) -> None:

@@ -258,6 +258,11 @@ class Resolver:
         self._hits.increment()
         return answer.resolution
 
+    def fresh_until(self, name: str) -> float:
+        """Until when, by `monotonic`, the name is answered from memory; -inf if it is not at all."""
+        answer = self._answers.get(name)
+        return answer.fresh_until if answer else -math.inf
+
     async def resolve(self, name: str, patience: float = math.inf) -> Result:
         """What comes of a name of which `at_once` says nothing else; in so many seconds at most.
 
