@@ -4,6 +4,7 @@ COPY server.py subnets.py publish.py ./
 COPY common ./common
 COPY lookup ./lookup
 COPY webhook ./webhook
+COPY kept ./kept
 COPY relocation ./relocation
 RUN python -m compileall -q .
 USER 65532:65532

@@ -39,6 +39,7 @@ from common.errors import (
     error_body,
     shown,
 )
+from common.kubernetes import Client, optional_url
 from common.listening import open_port, raise_connection_limit
 from common.metrics import CONTENT_TYPE, Counter, Family, Gauge, process, render
 from common.names import NAMES_PATTERN, VERSION, ZONE_ID_LABEL, ZONE_LABEL
@@ -53,6 +54,9 @@ from common.settings import (
     text,
     whole_number,
 )
+from kept.configmap import names_to_keep, path_of
+from kept.keeper import Keeper
+from kept.memory import Memory
 from lookup.lookups import Lookups, Outcome, names_in
 from lookup.placement import Placement, to_json
 from lookup.resolver import MAX_QUERIES, Resolver, configure_c_library, parse_name
@@ -68,6 +72,9 @@ MAX_CONNECTIONS = 4096
 
 # Descriptors for other things: a socket or two for each query, the log, the event loop.
 OTHER_DESCRIPTORS = 2 * MAX_QUERIES + 32
+
+# Seconds for a call to the API server that keeps decisions: a quarter of a megabyte at most.
+KEEPING_TIMEOUT = 5.0
 
 # By path, what is answered there.
 ENDPOINTS = {
@@ -132,6 +139,17 @@ class ServerSettings(Settings):
     dns_stale_ttl: float = setting(
         "300", seconds(), "seconds for which an old address may serve while DNS fails"
     )
+    kept_decisions: str = setting(
+        "", path_of, "a ConfigMap, as NAMESPACE/NAME, in which the API server finds decisions"
+    )
+    kept_names: tuple[str, ...] = setting(
+        "", names_to_keep, "what is kept from the start: annotations, with spaces between them"
+    )
+    kubernetes_url: str = setting(
+        "",
+        optional_url,
+        "an API server that needs no token: `kubectl proxy`; by default the cluster's",
+    )
     shutdown_delay: float = setting(
         "0", seconds(), "seconds between SIGTERM and closing, for load balancers to notice"
     )
@@ -164,6 +182,7 @@ class LookupServer(ConnectionServer):
         self.reloads.begin(("success",), ("failure",))
         self._problems: list[str] = []
         self.webhook: WebhookServer | None = None
+        self.keeper: Keeper | None = None
         self._lines_dropped = [lines_dropped] if lines_dropped else []
         self._stopping = asyncio.Event()
 
@@ -193,6 +212,7 @@ class LookupServer(ConnectionServer):
             *self.lookups.metrics(),
             self.reloads,
             *(self.webhook.metrics() if self.webhook else ()),
+            *(self.keeper.metrics() if self.keeper else ()),
             *self._lines_dropped,
             Gauge("open_connections", "Open connections.", lambda: len(self.connections)),
             Gauge(
@@ -210,6 +230,13 @@ class LookupServer(ConnectionServer):
         # Where few files may be open, few of them are for these.
         most = self.max_connections // 2
         self.webhook = WebhookServer(self.lookups, self.requests, certificate, most)
+
+    def keep_decisions(self, client: Client) -> None:
+        """Also keeps decisions in the ConfigMap, once it serves."""
+        settings = self.settings
+        memory = Memory(settings.kept_names, settings.dns_cache_ttl, settings.dns_stale_ttl)
+        self.keeper = Keeper(settings.kept_decisions, client, self.lookups, memory)
+        self.lookups.tell = self.keeper.heard
 
     def why_unready(self) -> ServiceError | None:
         """Why it is not ready for requests; None if it is."""
@@ -231,12 +258,15 @@ class LookupServer(ConnectionServer):
         await self.listen(listener)
         if self.webhook and tls_listener:
             await self.webhook.listen(tls_listener)
+        if self.keeper:
+            self.keeper.start()
         await self._stopping.wait()
         await asyncio.sleep(self.settings.shutdown_delay)
         await self.drain()
 
     async def drain(self) -> None:
         also = [self.webhook.drain()] if self.webhook else []
+        also += [self.keeper.stop()] if self.keeper else []
         await asyncio.gather(super().drain(), *also)
 
 
@@ -336,6 +366,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = ServerSettings.from_environment(os.environ)
         certificate = certificate_of(settings)
+        client = client_of(settings)
         path, label = settings.subnets_file, settings.node_label
         file = TableFile(path, label) if path else None
         if file:  # which is read now, as the signal would have it
@@ -363,6 +394,8 @@ def main(arguments: Sequence[str]) -> int:
     server = LookupServer(settings, table, connections, handler.dropped if handler else None)
     if certificate:
         server.open_webhook(certificate)
+    if client:
+        server.keep_decisions(client)
     asyncio.run(run(server, file, *listeners))
     return 0
 
@@ -378,6 +411,17 @@ def certificate_of(settings: ServerSettings) -> Certificate | None:
     if not all(files):
         raise InvalidSetting("of TLS_CERT_FILE and TLS_KEY_FILE, only one is set")
     return Certificate(*files)
+
+
+def client_of(settings: ServerSettings) -> Client | None:
+    """Speaks to the API server that keeps decisions; None if none does. Raises `InvalidSetting`."""
+    if not settings.kept_decisions:
+        return None
+    try:
+        environment = {**os.environ, "KUBERNETES_URL": settings.kubernetes_url}
+        return Client.from_environment(environment).with_timeout(KEEPING_TIMEOUT)
+    except ValueError as error:
+        raise InvalidSetting(f"KEPT_DECISIONS: {error}") from None
 
 
 def table_warnings(settings: ServerSettings, table: SubnetTable) -> Iterator[str]:

@@ -19,7 +19,7 @@ from unittest import mock
 
 from common.listening import listen
 from lookup.table_reader import load
-from server import LookupServer, ServerSettings, certificate_of
+from server import LookupServer, ServerSettings, certificate_of, client_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -173,6 +173,8 @@ def running(
         server.open_webhook(certificate)
         tls_listener = listen(settings.host, settings.tls_port)
         ports[1] = tls_listener.getsockname()[1]
+    if client := client_of(settings):
+        server.keep_decisions(client)
     loop = asyncio.new_event_loop()
     loop.slow_callback_duration = DEADLINE  # in debug mode, it is no warning that a test is slow
     serving = loop.create_task(server.serve(listener, tls_listener))
