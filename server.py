@@ -57,9 +57,11 @@ from common.settings import (
 from kept.configmap import names_to_keep, path_of
 from kept.keeper import Keeper
 from kept.memory import Memory
+from lookup.c_library import configure_c_library
+from lookup.host import parse_name
 from lookup.lookups import Lookups, Outcome, names_in
 from lookup.placement import Placement, to_json
-from lookup.resolver import MAX_QUERIES, Resolver, configure_c_library, parse_name
+from lookup.resolver import MAX_QUERIES, Resolver
 from lookup.table import InvalidSubnets, SubnetTable
 from lookup.table_file import TableFile
 from subnets import pasted_table

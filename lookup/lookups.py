@@ -11,7 +11,7 @@ from time import perf_counter, time
 from common.errors import InvalidRequest, ServiceError, shown
 from common.metrics import Counter, Family, Gauge, Histogram
 from lookup.placement import Answer, Placement
-from lookup.resolver import Resolver, Result
+from lookup.resolver import IPV4, IPV4_AND_IPV6, Resolver, Result
 
 # Names in one lookup: a Pod's database, cache and queue, not a list to search.
 MAX_NAMES = 8
@@ -27,6 +27,8 @@ OUTCOMES = (
     "NameNotAllowed",
     "NameNotFound",
     "ZoneNotFound",
+    "ZoneAvoided",
+    "ZoneAmbiguous",
     "ResolverFailure",
     "ResolverTimeout",
     "Overloaded",
@@ -80,6 +82,7 @@ class Lookups:
     def use(self, placement: Placement) -> None:
         """Answers with this placement, and its table, from now on, in one step."""
         self.placement = placement
+        self.resolver.ask_for(IPV4_AND_IPV6 if placement.table.has_ipv6 else IPV4)
         self.loaded_at = time()
         # What is remembered of a former placement, but must not keep its table in memory.
         self._epoch = object()
@@ -146,10 +149,8 @@ class Lookups:
     def count(self, outcome: Outcome, asker: str, duration: float = 0.0) -> None:
         """Counts a lookup that took so many seconds; `find` has done so already."""
         self.durations.observe(duration)
-        if isinstance(outcome, ServiceError):
-            self.outcomes.increment(outcome.reason, asker)
-        else:
-            self.outcomes.increment("Success", asker)
+        self.outcomes.increment(outcome.reason or "Success", asker)
+        if isinstance(outcome, Answer):
             self.zones.increment(outcome.zone or "several")
 
     async def resolve(self, names: Sequence[str], patience: float = inf) -> dict[str, Result]:

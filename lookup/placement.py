@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import IPv4Address
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from common.errors import ServiceError, ZoneNotFound, error_body
 from common.names import ZONE_LABEL
-from lookup.resolver import Result
+from lookup.host import Address
+from lookup.resolver import Resolution, Result
 from lookup.table import Subnet, SubnetTable
 
 # The weight of the first node label: the most that Kubernetes takes.
@@ -24,7 +25,7 @@ MAX_LISTED = 16
 Label = tuple[str, str]
 
 # Addresses, each with its subnet, or None outside the table.
-Found = tuple[tuple[IPv4Address, Subnet | None], ...]
+Found = tuple[tuple[Address, Subnet | None], ...]
 
 
 class NodeLabel(NamedTuple):
@@ -48,8 +49,17 @@ class Answer:
     subnet: Subnet | None
     node_labels: tuple[NodeLabel, ...]  # the heaviest first
     node_selector: tuple[Label, ...]
-    stale: bool
-    errors: tuple[tuple[str, ServiceError], ...]  # by name
+    stale: bool = False  # an old answer of DNS, because it gave none
+    incomplete: bool = False  # DNS said nothing of one address family
+    ambiguous: bool = False  # a zone's name and id do not match one to one in the table
+    errors: tuple[tuple[str, ServiceError], ...] = ()  # by name
+
+    @property
+    def reason(self) -> str:
+        """The CamelCase word for why no node is preferred; empty if some are."""
+        if self.node_labels:
+            return ""
+        return "ZoneAmbiguous" if self.ambiguous else "ZoneAvoided"
 
     @property
     def zone(self) -> str | None:
@@ -86,31 +96,33 @@ class Answer:
             yield "addresses", [{"address": str(ip), **_whereabouts(at)} for ip, at in self.found]
         yield "nodeLabels", [label._asdict() for label in self.node_labels]
         yield "nodeSelector", dict(self.node_selector)
-        if self.stale:
-            yield "stale", True
+        for doubt in ("stale", "incomplete", "ambiguous"):
+            if getattr(self, doubt):
+                yield doubt, True
         if self.errors:
             yield "errors", [{"fqdn": name, **error_body(error)} for name, error in self.errors]
 
 
 class Place(NamedTuple):
-    """Where a name is; `zone` is the node label of the one zone that all addresses are in, or None."""
+    """Where a name is.
+
+    `zone` is the node label of the one zone that all addresses are in, or None; `steps` are
+    what it has to be preferred, one after another: labels, each with its addresses' number.
+    """
 
     name: str
+    resolution: Resolution
     found: Found
     zone: Label | None
-    stale: bool
-
-    @property
-    def subnets(self) -> list[Subnet]:
-        """Those of the addresses that are in the table; never none."""
-        return [subnet for _, subnet in self.found if subnet is not None]
+    steps: Sequence[Mapping[Label, int]]
 
 
 class Placement:
     """Makes the answers: which node labels may be preferred, and which may be insisted on.
 
     `zone_label` is the key of the label that stands for a node's zone. What is in one of
-    the `avoided` zones (their names or their ids) is neither preferred nor insisted on.
+    the `avoided` zones (their names or their ids), or in one that is ambiguous, is neither
+    preferred nor insisted on.
     """
 
     def __init__(
@@ -123,23 +135,24 @@ class Placement:
     def answer(self, results: Mapping[str, Result]) -> Answer | ServiceError:
         """The answer to a lookup of names of which so much is known.
 
-        It tells the address and zone of the first name that is in one zone, or else
-        those of the first that is in several. If there is neither, it is the first name's
-        error.
+        It tells of the first name that gives it something to prefer, or else of the first
+        that is in the table. If there is neither, it is the first name's error.
         """
-        found = {name: self._locate(name, result) for name, result in results.items()}
-        places = [each for each in found.values() if isinstance(each, Place)]
-        errors = [(name, each) for name, each in found.items() if isinstance(each, ServiceError)]
+        located = {name: self._locate(name, result) for name, result in results.items()}
+        places = [each for each in located.values() if isinstance(each, Place)]
+        errors = [(name, each) for name, each in located.items() if isinstance(each, ServiceError)]
         if not places:
             return errors[0][1]
-        told = next((place for place in places if place.zone), places[0])
+        told = next((place for place in places if place.steps), places[0])
         return Answer(
             fqdn=told.name,
             found=told.found,
             subnet=told.found[0][1] if told.zone else None,
-            node_labels=tuple(self._node_labels(places)),
+            node_labels=tuple(_node_labels(places)),
             node_selector=() if errors else self._node_selector(places),
-            stale=any(place.stale for place in places),
+            stale=any(place.resolution.stale for place in places),
+            incomplete=any(place.resolution.incomplete for place in places),
+            ambiguous=any(self._is_ambiguous(place) for place in places),
             errors=tuple(errors),
         )
 
@@ -150,64 +163,82 @@ class Placement:
                 yield f"{name}: {result.reason}: {result}"
                 continue
             for address in result.addresses:
-                subnet = self.table.match(address)
+                subnet = self._match(address)
                 where = (
                     f"in subnet {subnet.cidr}, {subnet.zone_text()}" if subnet else "in no subnet"
                 )
-                avoided = ", which is avoided" if subnet and self._is_avoided(subnet) else ""
-                yield f"{name}: {address} is {where}{avoided}"
+                yield f"{name}: {address} is {where}{self._doubts(subnet)}"
 
     def _locate(self, name: str, result: Result) -> Place | ServiceError:
         if isinstance(result, ServiceError):
             return result
-        found = tuple((address, self.table.match(address)) for address in result.addresses)
+        found = tuple((address, self._match(address)) for address in result.addresses)
         zones = {subnet and self._labels(subnet)[-1] for _, subnet in found}
         if zones == {None}:
             return ZoneNotFound(f"{name}: {_listed(result.addresses)} is in no subnet")
-        return Place(name, found, zones.pop() if len(zones) == 1 else None, result.stale)
+        zone = zones.pop() if len(zones) == 1 else None
+        return Place(name, result, found, zone, self._steps(found, zone))
+
+    def _match(self, address: Address) -> Subnet | None:
+        if isinstance(address, IPv6Address) and not self.table.has_ipv6:
+            return None
+        return self.table.match(address)  # type: ignore[arg-type]  # until it takes IPv6
+
+    def _steps(self, found: Found, zone: Label | None) -> Sequence[Mapping[Label, int]]:
+        """In one zone, one label after another, as far as all addresses share it.
+
+        Otherwise all zones side by side.
+        """
+        labels = [self._labels(subnet) for _, subnet in found if subnet and self._is_good(subnet)]
+        if not labels:
+            return []
+        if zone is None:
+            return [Counter(each[-1] for each in labels)]
+        return [{label: 1} for label in labels[0] if all(label in each for each in labels)]
+
+    def _node_selector(self, places: Sequence[Place]) -> tuple[Label, ...]:
+        """The zone of the first name, if that is in one and nothing is in doubt."""
+        zone = places[0].zone
+        return (zone,) if zone and all(map(self._is_certain, places)) else ()
+
+    def _is_certain(self, place: Place) -> bool:
+        if place.resolution.stale or place.resolution.incomplete:
+            return False
+        return all(subnet is not None and self._is_good(subnet) for _, subnet in place.found)
 
     def _labels(self, subnet: Subnet) -> tuple[Label, ...]:
         return subnet.node_labels(self._zone_label)
 
+    def _is_good(self, subnet: Subnet) -> bool:
+        """Whether its zone may be preferred."""
+        return not (self._is_avoided(subnet) or self.table.is_ambiguous(subnet))
+
     def _is_avoided(self, subnet: Subnet) -> bool:
         return not self._avoided.isdisjoint((subnet.zone, subnet.zone_id))
 
-    def _node_labels(self, places: Iterable[Place]) -> Iterator[NodeLabel]:
-        """Terms of a node affinity, the heaviest first.
+    def _is_ambiguous(self, place: Place) -> bool:
+        return any(subnet and self.table.is_ambiguous(subnet) for _, subnet in place.found)
 
-        What counts the same is one term: an autoscaler that takes the heaviest preference
-        for a requirement must not have to choose between two of them.
-        """
-        steps = [shares for place in places for shares in self._steps(place)]
-        terms: dict[tuple[str, int], list[str]] = {}
-        for (key, value), weight in _weights(steps).items():
-            terms.setdefault((key, weight), []).append(value)
-        for (key, weight), values in sorted(terms.items(), key=lambda term: -term[0][1]):
-            yield NodeLabel(key, tuple(sorted(values)), weight)
+    def _doubts(self, subnet: Subnet | None) -> str:
+        """What speaks against its zone, as the end of a sentence."""
+        if subnet is None:
+            return ""
+        avoided = ", which is avoided" if self._is_avoided(subnet) else ""
+        ambiguous = ", which is ambiguous" if self.table.is_ambiguous(subnet) else ""
+        return avoided + ambiguous
 
-    def _steps(self, place: Place) -> list[Mapping[Label, int]]:
-        """The place's labels, each with the number of addresses that have it.
 
-        In one zone, one label after another, as far as all addresses share it; otherwise
-        all zones side by side.
-        """
-        labels = [self._labels(each) for each in place.subnets if not self._is_avoided(each)]
-        if not labels:
-            return []
-        if place.zone is None:
-            return [Counter(each[-1] for each in labels)]
-        return [{label: 1} for label in labels[0] if all(label in each for each in labels)]
+def _node_labels(places: Iterable[Place]) -> Iterator[NodeLabel]:
+    """Terms of a node affinity, the heaviest first.
 
-    def _node_selector(self, places: Iterable[Place]) -> tuple[Label, ...]:
-        """The zone of the first name that is in one zone, unless anything is not sure."""
-        selector: tuple[Label, ...] = ()
-        for place in places:
-            is_known = len(place.subnets) == len(place.found)
-            if place.stale or not is_known or any(map(self._is_avoided, place.subnets)):
-                return ()
-            if place.zone and not selector:
-                selector = (place.zone,)
-        return selector
+    What counts the same is one term: an autoscaler that takes the heaviest preference
+    for a requirement must not have to choose between two of them.
+    """
+    terms: dict[tuple[str, int], list[str]] = {}
+    for (key, value), weight in _weights(step for place in places for step in place.steps).items():
+        terms.setdefault((key, weight), []).append(value)
+    for (key, weight), values in sorted(terms.items(), key=lambda term: -term[0][1]):
+        yield NodeLabel(key, tuple(sorted(values)), weight)
 
 
 def _weights(steps: Iterable[Mapping[Label, int]]) -> dict[Label, int]:
@@ -233,7 +264,7 @@ def _whereabouts(subnet: Subnet | None) -> dict[str, object]:
     return {"subnet": subnet.cidr, "zone": subnet.zone, "zoneId": subnet.zone_id}
 
 
-def _listed(addresses: Sequence[IPv4Address], separator: str = ", ") -> str:
+def _listed(addresses: Sequence[Address], separator: str = ", ") -> str:
     listed = [str(address) for address in addresses[:MAX_LISTED]]
     return separator.join(listed + ["..."] * (len(addresses) > MAX_LISTED))
 

@@ -245,7 +245,7 @@ class FakeDNS:
     ) -> Any:
         if host == "127.0.0.1":  # the test's own client
             return self._real(host, port, family, type, proto, flags)
-        assert (family, type) == (socket.AF_INET, socket.SOCK_STREAM)
+        assert (family, type) == (socket.AF_INET, socket.SOCK_STREAM)  # without IPv6 in the table
         self.asked.append(host)
         if host in self.silent:
             self._speak.wait(DEADLINE)

@@ -17,7 +17,7 @@ from typing import Any
 
 from common.errors import InvalidRequest, NameNotFound, ServiceError
 from common.names import ANNOTATION as NAME
-from lookup.lookups import names_in
+from lookup.lookups import MAX_LENGTH, names_in
 from lookup.placement import Answer
 from lookup.resolver import Resolution, Result
 from lookup.table_reader import load
@@ -27,6 +27,8 @@ from tests.pods import FOLDER, SETTINGS
 from tests.support import SUBNETS
 from webhook.admission import (
     MAX_AUDITED,
+    MAX_VALUES,
+    MAX_WARNING,
     PREFERRED,
     REQUIRED,
     Decision,
@@ -217,7 +219,7 @@ class TableTest(unittest.TestCase):
 
 # --- what a patch builds upon -------------------------------------------------------------------
 
-OTHER = {"weight": 7, "preference": {"matchFields": [{"key": "metadata.name"}]}}
+OTHER = {"weight": 7, "preference": {"matchExpressions": [{"key": "kubernetes.io/os"}]}}
 ARM = {"kubernetes.io/arch": "arm64"}
 MISSING = "missing"
 
@@ -323,6 +325,9 @@ class PatchTest(unittest.TestCase):
 
 # --- who is left alone, and why -----------------------------------------------------------------
 
+HOSTNAME, BETA_ZONE = "kubernetes.io/hostname", "failure-domain.beta.kubernetes.io/zone"
+NODE = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-a"]}]}
+
 LEFT_ALONE: list[tuple[str, Pod]] = [
     ("NotAnnotated", {}),
     ("NotAnnotated", {"metadata": None, "spec": None}),
@@ -339,6 +344,12 @@ LEFT_ALONE: list[tuple[str, Pod]] = [
     ("ChoosesZone", affine(**{REQUIRED: {"nodeSelectorTerms": [term(ZONE_ID)]}})),
     ("ChoosesZone", affine(**{PREFERRED: [OTHER, {"weight": 1, "preference": term(ZONE)}]})),
     ("ChoosesZone", affine(**{PREFERRED: [{"weight": 1, "preference": term(ZONE_ID)}]})),
+    ("ChoosesZone", pod({"nodeSelector": {HOSTNAME: "x"}})),
+    ("ChoosesZone", pod({"nodeSelector": {BETA_ZONE: "x"}})),
+    ("ChoosesZone", affine(**{REQUIRED: {"nodeSelectorTerms": [term(HOSTNAME)]}})),
+    ("ChoosesZone", affine(**{PREFERRED: [{"weight": 1, "preference": term(BETA_ZONE)}]})),
+    ("ChoosesZone", affine(**{REQUIRED: {"nodeSelectorTerms": [{}, NODE]}})),
+    ("ChoosesZone", affine(**{PREFERRED: [OTHER, {"weight": 1, "preference": NODE}]})),
 ]
 
 NOT_LEFT_ALONE = [
@@ -355,6 +366,16 @@ NOT_LEFT_ALONE = [
     pod({"topologySpreadConstraints": [{"topologyKey": ZONE}]}),
 ]
 
+# One name for two zones, as where the tables of two AWS accounts were merged.
+AMBIGUOUS = [
+    {
+        "CIDRBlock": f"10.{number}.0.0/16",
+        "AvailabilityZone": "us-east-1a",
+        "AvailabilityZoneId": f"use1-az{number}",
+    }
+    for number in (1, 2)
+]
+
 # An annotation, the word for why its Pod is not placed, and what the warning says of it.
 NOT_PLACED = [
     ("10.9.9.9", "ZoneNotFound", "10.9.9.9"),
@@ -362,6 +383,14 @@ NOT_PLACED = [
     ("..", "InvalidName", ".."),
     ("db", "InvalidName", "db"),
     ("a.test," * 8 + "a.test", "InvalidRequest", "a.test,a.test,a.test,a.test,a.test,a.te"),
+    ("x" * MAX_LENGTH, "InvalidName", "xxx"),
+    ("x" * (MAX_LENGTH + 1), "InvalidAnnotation", "xxx"),
+    ("x" * 8_000_000, "InvalidAnnotation", "xxx"),
+    ("10.1.1.1", "ZoneAmbiguous", "10.1.1.1"),
+    ("10.1.1.1,192.168.65.7", "ZoneAmbiguous", "10.1.1.1,192.168.65.7"),
+    ("fe80::1%eth0", "InvalidAnnotation", "'fe80::1%eth0'"),
+    ("[fd00::1]", "InvalidAnnotation", "'[fd00::1]'"),
+    ("fd00::1", "ZoneNotFound", "fd00::1"),
     ("192.168.65.7", "ZoneAvoided", "192.168.65.7"),
     ("db.forbidden.example", "NameNotAllowed", "db.forbidden.example"),
     ("db.test\n", "InvalidAnnotation", r"'db.test\n'"),
@@ -400,7 +429,8 @@ class DecisionTest(unittest.TestCase):
                 self.assertEqual(lookup.review(review_of(pod(), **more)).reason, "NotCreated")
 
     def test_who_is_not_placed_is_told_why(self) -> None:
-        lookup = simple_lookup(AVOID_ZONES="eu-central-1c", ALLOWED_DOMAINS="test")
+        settings = {"AVOID_ZONES": "eu-central-1c", "ALLOWED_DOMAINS": "test"}
+        lookup = Lookup(SUBNETS + AMBIGUOUS, {}, **settings)
         for names, reason, told in NOT_PLACED:
             with self.subTest(names=names):
                 given = annotated(names)
@@ -422,16 +452,32 @@ class DecisionTest(unittest.TestCase):
             with self.subTest(names[:10], length=len(names)):
                 response = response_in(lookup.review(review_of(annotated(names))).body)
                 (warning,) = response["warnings"]
-                self.assertLessEqual(len(warning), 120)
+                self.assertLessEqual(len(warning), MAX_WARNING)
                 self.assertTrue(warning.isascii() and warning.isprintable())
                 self.assertLessEqual(len(response["auditAnnotations"]["names"]), MAX_AUDITED)
+
+    def test_what_just_fits_is_not_cut(self) -> None:
+        lookup = simple_lookup()
+        for name, room in (("", 0), ("x", 1)):
+            names = name + "x" * (MAX_WARNING - len(f"{NAME}: not placed, InvalidName: "))
+            response = response_in(lookup.review(review_of(annotated(names))).body)
+            (warning,) = response["warnings"]
+            with self.subTest("the warning", more=room):
+                self.assertEqual(len(warning), MAX_WARNING)
+                self.assertEqual(warning.endswith("..."), bool(room))
+            names = name + "x" * MAX_AUDITED
+            audited = response_in(lookup.review(review_of(annotated(names))).body)
+            with self.subTest("the audit log", more=room):
+                audited_names = audited["auditAnnotations"]["names"]
+                self.assertEqual(len(audited_names), MAX_AUDITED)
+                self.assertEqual(audited_names.endswith("..."), bool(room))
 
     def test_the_audit_log_has_what_was_decided(self) -> None:
         several = Resolution((IPv4Address("192.168.33.7"), IPv4Address(DATABASE)))
         lookup = Lookup(SUBNETS, {"lb.test": several})
         for names, zone in (
             (DATABASE, "eu-central-1b"),
-            ("lb.test", "eu-central-1a,eu-central-1b"),
+            ("lb.test", "eu-central-1b,eu-central-1a"),
         ):
             with self.subTest(names):
                 decision = lookup.review(review_of(annotated(names)))
@@ -473,7 +519,7 @@ class DecisionTest(unittest.TestCase):
 
 # --- what no API server sends -------------------------------------------------------------------
 
-UIDS: list[Any] = [None, "", 5, ["x"], {}, "x" * 300]
+UIDS: list[Any] = [None, "", 5, ["x"], {}, "x" * 257]
 
 NO_REVIEWS: list[bytes] = [
     b"",
@@ -582,6 +628,18 @@ class MalformedTest(unittest.TestCase):
         for body in NO_REVIEWS:
             with self.subTest(body[:100]), self.assertRaises(InvalidRequest):
                 review_in(body)
+
+    def test_the_longest_uid_and_the_most_values(self) -> None:
+        longest = review_in(review_of(pod(), uid="x" * 256))
+        self.assertEqual(longest.uid, "x" * 256)
+        values = MAX_VALUES - sum(map(review_of(pod(), many=[]).count, (b",", b"[", b"{")))
+        review_in(review_of(pod(), many=[0] * (values + 1)))
+        with self.assertRaises(InvalidRequest):
+            review_in(review_of(pod(), many=[0] * (values + 2)))
+
+    def test_only_the_beginning_of_a_long_annotation_is_kept(self) -> None:
+        review = review_in(review_of(annotated("x" * 8_000_000)))
+        self.assertEqual(len(review.names), MAX_LENGTH)
 
     def test_a_large_pod_is_none_of_these(self) -> None:
         """The largest that an API server takes, and one with as many values as fit into that."""

@@ -17,7 +17,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lookup.resolver import configure_c_library
+from lookup.c_library import configure_c_library
 from tests import dns_server
 from tests.support import Client, running, wait_until
 
@@ -26,9 +26,9 @@ AS_ROOT = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
 UNSHARE = ["unshare", *AS_ROOT, "--net", "--mount"]
 
 HERE, THERE = "192.168.0.1", "192.168.32.1"
-# As a Pod has it: with search domains, in which no name of ours exists.
-RESOLV_CONF = """nameserver 127.0.0.1
-search default.svc.cluster.local svc.cluster.local cluster.local
+# As the kubelet writes it: with search domains, in which no name of ours exists.
+RESOLV_CONF = """search default.svc.cluster.local svc.cluster.local cluster.local eu-central-1.compute.internal
+nameserver 127.0.0.1
 options ndots:5
 """
 NSSWITCH_CONF = "hosts: files dns\n"
@@ -45,7 +45,13 @@ CASES: dict[str, tuple[list[str] | int | None, int, str]] = {
     "failing.test": (dns_server.SERVFAIL, 502, "ResolverFailure"),
     "refused.test": (dns_server.REFUSED, 502, "ResolverFailure"),
     "silent.test": (dns_server.SILENT, 504, "ResolverTimeout"),
+    # To the C library these are what NXDOMAIN is.
+    "formerr.test": (dns_server.FORMERR, 404, "NameNotFound"),
+    "malformed.test": (dns_server.MALFORMED, 404, "NameNotFound"),
 }
+
+# The number of dots is what the C library decides by. RDS's names have five and more.
+DOTS = [".".join(["a"] * number + ["test"]) for number in (1, 4, 5, 6, 14, 15, 40)]
 
 
 def _set_loopback_up() -> None:
@@ -133,6 +139,25 @@ class RealResolverTest(unittest.TestCase):
                 zone["db.test"] = dns_server.SERVFAIL
                 self.assertTrue(client.lookup("db.test").body["stale"])
                 self.assertTrue(client.lookup("db.test").body["stale"])
+
+    def test_a_name_is_asked_for_once_however_many_dots_it_has(self) -> None:
+        outcomes: list[tuple[list[str] | int, int]] = [([HERE], 200), (dns_server.NXDOMAIN, 404)]
+        for known, status in outcomes:
+            zone: dns_server.Zone = dict.fromkeys(DOTS, known)
+            with dns_server.serving(zone) as asked, running(DNS_CACHE_TTL="0") as client:
+                self.assertEqual({client.lookup(name).status for name in DOTS}, {status})
+            self.assertEqual(asked, DOTS)
+
+    def test_a_name_that_is_not_answered_is_asked_for_twice(self) -> None:
+        zone: dns_server.Zone = dict.fromkeys(DOTS, dns_server.SILENT)
+        with (
+            dns_server.serving(zone) as asked,
+            running(DNS_TIMEOUT="10") as client,
+            ThreadPoolExecutor(len(DOTS)) as pool,
+        ):
+            statuses = [each.status for each in pool.map(client.lookup, DOTS)]
+        self.assertEqual(statuses, [502] * len(DOTS))
+        self.assertEqual(sorted(asked), sorted(DOTS * 2))
 
     def test_a_name_in_the_file_of_hosts(self) -> None:
         with dns_server.serving({}) as asked, running() as client:

@@ -11,8 +11,15 @@ from ipaddress import IPv4Address
 from unittest import mock
 
 from common.errors import NameNotFound, ResolverFailure, ServiceError
-from lookup import resolver
-from lookup.resolver import FAILURE_RECHECK, Resolution, Resolver, configure_c_library
+from lookup.c_library import configure_c_library
+from lookup.resolver import (
+    FAILURE_RECHECK,
+    MAX_QUERIES,
+    Resolution,
+    Resolver,
+    _Known,
+    _Query,
+)
 from tests.support import Client, FakeDNS, Response, fake_dns, running, wait_until
 
 AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
@@ -22,12 +29,12 @@ HERE, THERE = "192.168.0.1", "192.168.32.1"
 
 # DNS_TIMEOUT, and what the C library is told of it: the wait for each of the attempts.
 RES_OPTIONS = {
-    0.01: "timeout:1 attempts:2",
-    1: "timeout:1 attempts:2",
-    2.5: "timeout:1 attempts:3",
-    5: "timeout:1 attempts:5",
-    5.5: "timeout:2 attempts:3",
-    10: "timeout:2 attempts:5",
+    0.01: "timeout:1 attempts:2 ndots:15",
+    1: "timeout:1 attempts:2 ndots:15",
+    2.5: "timeout:1 attempts:3 ndots:15",
+    5: "timeout:1 attempts:5 ndots:15",
+    5.5: "timeout:2 attempts:3 ndots:15",
+    10: "timeout:2 attempts:5 ndots:15",
 }
 
 
@@ -78,31 +85,6 @@ class CacheTest(ResolverTest):
             self.assert_answer(client.lookup(name), HERE)
         self.assertEqual(self.dns.asked, ["a.test", "b.test", "c.test", "b.test"])
         self.assertEqual(client.metric("dns_cache_names"), 2)
-
-    def test_names_asked_for_once_do_not_push_out_those_asked_for_again(self) -> None:
-        client = self.start(DNS_CACHE_MAXSIZE="100", DNS_CACHE_TTL="600")
-        good = [f"db{number}.shop.test" for number in range(60)]
-        flood = [f"{number}.evil.test" for number in range(1000)]
-        self.dns.answers |= {key: [HERE] for key in [*good, *flood]}
-        for _ in range(2):
-            for name in good:
-                client.lookup(name)
-        for name in flood:
-            client.lookup(name)
-        self.dns.answers |= dict.fromkeys(good, AGAIN)
-        for name in good:
-            self.assert_answer(client.lookup(name), HERE)
-        self.assertEqual(client.metric("dns_cache_names"), 100)
-
-    def test_names_asked_for_again_do_not_keep_new_ones_out(self) -> None:
-        client = self.start(DNS_CACHE_MAXSIZE="10")
-        names = [f"db{number}.test" for number in range(30)]
-        self.dns.answers |= {key: [HERE] for key in names}
-        for name in names:
-            for _ in range(3):
-                self.assert_answer(client.lookup(name), HERE)
-        self.assertEqual(self.dns.asked, names)
-        self.assertEqual(client.metric("dns_cache_names"), 10)
 
     def test_a_size_of_0_keeps_nothing(self) -> None:
         client = self.start(DNS_CACHE_MAXSIZE="0")
@@ -214,8 +196,8 @@ class QueryTest(unittest.IsolatedAsyncioTestCase):
         test = self
 
         class Thread:
-            def __init__(self, *, args: tuple[object, str], **_: object) -> None:
-                self.name = args[1]
+            def __init__(self, *, args: tuple[object, _Query, object], **_: object) -> None:
+                self.name = args[1].name
 
             def start(self) -> None:
                 test.started.append(self.name)
@@ -239,7 +221,7 @@ class QueryTest(unittest.IsolatedAsyncioTestCase):
 
     def answer(self, name: str) -> None:
         """DNS has answered for the name, some time ago."""
-        self.resolver._keep(name, (IPv4Address(HERE),))
+        self.resolver._known[name] = _Known(Resolution([IPv4Address(HERE)]), self.now)
 
     async def lookup(self, name: str = "db.test") -> str:
         """What comes of a lookup of the name: fresh, stale, or an error's reason."""
@@ -259,8 +241,8 @@ class QueryTest(unittest.IsolatedAsyncioTestCase):
 
     def finish(self, name: str, result: ServiceError | str) -> None:
         """The query under way ends with this."""
-        answer = result if isinstance(result, ServiceError) else (IPv4Address(result),)
-        self.resolver._finish(name, answer)
+        said = result if isinstance(result, ServiceError) else frozenset({IPv4Address(result)})
+        self.resolver._hear(self.resolver._queries[name], socket.AF_INET, said)
 
 
 class PatienceTest(QueryTest):
@@ -306,7 +288,7 @@ class PatienceTest(QueryTest):
     async def test_who_has_waited_leaves_the_query_s_list(self) -> None:
         for _ in range(5):
             await self.lookup("new.test")
-        self.assertEqual(self.resolver._queries["new.test"]._callbacks, None)
+        self.assertEqual(self.resolver._queries["new.test"].result._callbacks, None)
 
     async def test_without_a_free_thread_a_lookup_is_refused(self) -> None:
         with mock.patch("threading.Thread", side_effect=RuntimeError("no thread")):
@@ -318,48 +300,49 @@ class PatienceTest(QueryTest):
             self.assertEqual(await self.patience(), "at once")
 
 
-class FairnessTest(QueryTest):
-    """One domain's names that hang take from it what it may have, and nothing from the others."""
+class BoundTest(QueryTest):
+    """Half of the queries are for names of which an answer is remembered, half for the others."""
 
     async def hang(self, *names: str) -> list[str]:
         return await asyncio.gather(*map(self.lookup, names))
 
-    async def test_one_domain_has_half_of_the_queries_at_the_most(self) -> None:
-        names = [f"{number}.evil.test" for number in range(600)]
-        for name in names[::7]:
-            self.answer(name)
-        await self.hang(*names)
-        self.assertEqual(len(self.started), resolver.MAX_QUERIES // 2)
-        self.answer("db.shop.example")
-        for name in ("db.shop.example", "new.shop.example"):
-            lookup = asyncio.create_task(self.resolver.resolve(name))
-            await asyncio.sleep(0)
+    async def answered(self, name: str) -> str:
+        """What comes of a lookup of the name, whose query ends well."""
+        lookup = asyncio.create_task(self.lookup(name))
+        await asyncio.sleep(0)
+        if name in self.resolver._queries:
             self.finish(name, THERE)
-            result = await lookup
-            assert isinstance(result, Resolution)
-            self.assertEqual((result.addresses, result.stale), ((IPv4Address(THERE),), False))
+        return await lookup
 
-    async def test_a_name_that_cannot_be_asked_for_has_its_old_answer_or_is_refused(self) -> None:
-        self.answer("old.evil.test")
-        await self.hang(*(f"{number}.evil.test" for number in range(300)))
-        self.assertEqual(await self.lookup("old.evil.test"), "stale")
-        self.assertEqual(await self.lookup("new.evil.test"), "Overloaded")
+    async def test_new_names_that_hang_take_nothing_from_known_ones(self) -> None:
+        outcomes = await self.hang(*(f"{number}.svc.test" for number in range(300)))
+        self.assertEqual(len(self.started), MAX_QUERIES // 2)
+        self.assertEqual(outcomes.count("Overloaded"), 300 - MAX_QUERIES // 2)
+        self.assertEqual(await self.answered("new.test"), "Overloaded")
+        self.assertEqual(await self.answered("db.test"), "fresh")
 
-    async def test_each_further_domain_has_half_of_what_is_left(self) -> None:
-        left = resolver.MAX_QUERIES
-        for domain in range(5):
-            await self.hang(*(f"{number}.evil{domain}.test" for number in range(300)))
-            left //= 2
-            self.assertEqual(resolver.MAX_QUERIES - len(self.started), left)
+    async def test_known_names_that_hang_take_nothing_from_new_ones(self) -> None:
+        names = [f"{number}.svc.test" for number in range(300)]
+        for name in names:
+            self.answer(name)
+        self.assertEqual(set(await self.hang(*names)), {"stale"})
+        self.assertEqual(len(self.started), MAX_QUERIES // 2)
+        self.assertEqual(await self.answered("new.test"), "fresh")
+        self.assertEqual(await self.answered("db.test"), "stale")
+
+    async def test_the_last_that_may_be_under_way(self) -> None:
+        names = [f"{number}.svc.test" for number in range(MAX_QUERIES // 2 - 1)]
+        await self.hang(*names)
+        self.assertEqual(await self.answered("new.test"), "fresh")
 
     async def test_what_has_ended_counts_no_more(self) -> None:
         for result in (HERE, ResolverFailure("failed"), NameNotFound("gone")):
-            names = [f"{number}.evil.test" for number in range(300)]
+            names = [f"{number}.svc.test" for number in range(300)]
             await self.hang(*names)
             for name in list(self.resolver._queries):
                 self.finish(name, result)
             self.assertEqual(self.resolver._queries, {})
-            self.assertEqual(dict(self.resolver._under_way), {})
+            self.assertEqual(self.resolver._threads, {True: 0, False: 0})
 
 
 class CLibraryTest(unittest.TestCase):
@@ -373,7 +356,7 @@ class CLibraryTest(unittest.TestCase):
     def test_names_are_absolute_whatever_else_is_set(self) -> None:
         environment = {"LOCALDOMAIN": "example.com", "RES_OPTIONS": "timeout:3"}
         configure_c_library(environment, 1)
-        self.assertEqual(environment, {"LOCALDOMAIN": ".", "RES_OPTIONS": "timeout:3"})
+        self.assertEqual(environment, {"LOCALDOMAIN": ".", "RES_OPTIONS": "timeout:3 ndots:15"})
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from common.names import (
     ZONE_ID_LABEL,
     ZONE_LABEL,
 )
+from lookup.lookups import MAX_LENGTH
 from lookup.placement import Answer, Label, NodeLabel, to_json
 
 # An API server takes Pods of 3 MiB. A review has little more than the Pod.
@@ -48,6 +49,15 @@ MARGIN = 0.5
 ASKED = ("admission.k8s.io/v1", "AdmissionReview")
 
 _NAMES = re.compile(NAMES_PATTERN)
+
+# By any of these a Pod chooses its zone itself: a node is in one. The last is a field's.
+ZONE_CHOICES = {
+    ZONE_LABEL,
+    ZONE_ID_LABEL,
+    "failure-domain.beta.kubernetes.io/zone",
+    "kubernetes.io/hostname",
+    "metadata.name",
+}
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
@@ -122,7 +132,7 @@ def _review(uid: str, request: Mapping[str, Any]) -> Review:
     return Review(
         uid,
         f"{_text(request, 'namespace')[:63]}/{name[:253]}",
-        _text(annotations, ANNOTATION),
+        _text(annotations, ANNOTATION)[:MAX_LENGTH],  # of a longer one, only this is kept
         _text(annotations, MODE_ANNOTATION) == "required",
         _why_not(request, pod),
         frozenset(_bases(pod, _BASES)),
@@ -136,25 +146,25 @@ def _why_not(request: Mapping[str, Any], pod: Mapping[str, Any]) -> str:
         return "NotCreated"
     if not names:
         return "NotAnnotated"
-    if not _NAMES.fullmatch(names):
+    if len(names) > MAX_LENGTH or not _NAMES.fullmatch(names):
         return "InvalidAnnotation"
     if any(owner.get("kind") == "DaemonSet" for owner in _objects(metadata, "ownerReferences")):
         return "DaemonSet"
     if _text(spec, "nodeName"):
         return "ChoosesNode"
-    if not {ZONE_LABEL, ZONE_ID_LABEL}.isdisjoint(_chosen_by(spec)):
+    if not ZONE_CHOICES.isdisjoint(_chosen_by(spec)):
         return "ChoosesZone"
     return ""
 
 
 def _chosen_by(spec: Mapping[str, Any]) -> Iterator[str]:
-    """The keys of all node labels by which the Pod itself chooses its nodes."""
+    """The keys of all node labels and fields by which the Pod itself chooses its nodes."""
     yield from _object(spec, "nodeSelector")
     affinity = _object(_object(spec, "affinity"), "nodeAffinity")
     terms = _objects(_object(affinity, REQUIRED), "nodeSelectorTerms")
     terms += [_object(each, "preference") for each in _objects(affinity, PREFERRED)]
     for term in terms:
-        for expression in _objects(term, "matchExpressions"):
+        for expression in _objects(term, "matchExpressions") + _objects(term, "matchFields"):
             yield _text(expression, "key")
 
 
@@ -200,10 +210,8 @@ def decide(review: Review, outcome: Answer | ServiceError | None) -> Decision:
     """What comes of the review, given what came of the lookup; there is none for `why_not`."""
     if outcome is None:
         return _left_alone(review)
-    if isinstance(outcome, ServiceError):
+    if isinstance(outcome, ServiceError) or outcome.reason:
         return _not_placed(review, outcome.reason)
-    if not outcome.node_labels:
-        return _not_placed(review, "ZoneAvoided")
     selector = outcome.node_selector if review.is_required else ()
     decided = ((DECIDED_ZONE_LABEL, outcome.zone), (DECIDED_ZONE_ID_LABEL, outcome.zone_id))
     patch = _patch(outcome.node_labels, selector, decided, review.bases)

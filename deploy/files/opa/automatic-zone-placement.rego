@@ -11,7 +11,14 @@ lookup := "http://automatic-zone-placement.automatic-zone-placement.svc:8080/loo
 # Less than the webhook's 3 s, so that OPA answers in any case; the service takes 1 s at most.
 timeout := "2s"
 
-zone_labels := {"topology.kubernetes.io/zone", "topology.k8s.aws/zone-id"}
+# By any of these a Pod chooses its zone itself: a node is in one. The last is a field's.
+zone_choices := {
+	"topology.kubernetes.io/zone",
+	"topology.k8s.aws/zone-id",
+	"failure-domain.beta.kubernetes.io/zone",
+	"kubernetes.io/hostname",
+	"metadata.name",
+}
 
 # METADATA
 # description: What the API server wants to read, from `POST /v0/data/kubernetes/automatic-zone-placement/review`.
@@ -35,10 +42,10 @@ is_to_be_placed if {
 	input.request.operation == "CREATE"
 
 	# Nothing else may reach the URL: not a second parameter, not a line break.
-	regex.match(`^[A-Za-z0-9._,-]+$`, names)
+	regex.match(`^[A-Za-z0-9._,:-]+$`, names)
 	not has_node
 	not is_of_a_daemonset
-	count(chosen_by & zone_labels) == 0
+	count(chosen_by & zone_choices) == 0
 }
 
 # The scheduler has no say any more, but the kubelet refuses a Pod whose selector does not fit its node.
@@ -50,17 +57,26 @@ is_of_a_daemonset if {
 	owner.kind == "DaemonSet"
 }
 
-# The keys of all node labels by which the Pod itself chooses its nodes.
-chosen_by contains key if some key, _ in pod.spec.nodeSelector
-
-chosen_by contains expression.key if {
+# What the Pod itself asks of its nodes, be it required or preferred.
+terms contains term if {
 	some term in pod.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms
-	some expression in term.matchExpressions
 }
 
-chosen_by contains expression.key if {
+terms contains term.preference if {
 	some term in pod.spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution
-	some expression in term.preference.matchExpressions
+}
+
+# The keys of all node labels and fields by which it chooses them.
+chosen_by contains key if some key, _ in pod.spec.nodeSelector
+
+chosen_by contains requirement.key if {
+	some term in terms
+	some requirement in term.matchExpressions
+}
+
+chosen_by contains requirement.key if {
+	some term in terms
+	some requirement in term.matchFields
 }
 
 # Undefined, as whatever depends on it, if there is none: unknown name, timeout, no service.

@@ -145,6 +145,12 @@ left_alone := {
 		{"matchFields": []},
 		{"matchExpressions": [{"key": "kubernetes.io/arch"}, {"key": zone}]},
 	]}}}}},
+	"selects a zone by its old label": {"spec": {"nodeSelector": {"failure-domain.beta.kubernetes.io/zone": "x"}}},
+	"selects a node": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "node-a"}}},
+	"requires a node": {"spec": {"affinity": {"nodeAffinity": {demanded: {"nodeSelectorTerms": [{"matchFields": [
+		{"key": "metadata.name", "operator": "In", "values": ["node-a"]},
+	]}]}}}}},
+	"prefers a node": {"spec": {"affinity": prefers([{"preference": {"matchFields": [{"key": "metadata.name"}]}}])}},
 	"prefers a zone": {"spec": {"affinity": prefers([{"preference": {}}, term(1, ["eu-central-1c"])])}},
 }
 
