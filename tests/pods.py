@@ -31,6 +31,7 @@ FOLDER = ROOT / "kyverno" / "tests"
 SETTINGS = {
     "pods": {"AVOID_ZONES": "eu-central-1c"},
     "zone-id": {"NODE_LABEL": "topology.k8s.aws/zone-id"},
+    "ambiguous": {"SUBNETS_FILE": str(FOLDER / "ambiguous.subnets.json")},
 }
 
 ROOTLESS = os.geteuid() != 0

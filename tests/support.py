@@ -167,7 +167,8 @@ def running(
     settings = ServerSettings.from_environment(default | environment)
     listener = listen(settings.host, settings.port)
     ports = [listener.getsockname()[1], 0]
-    server = LookupServer(settings, load(table), max_connections)
+    loaded = load(table, node_label=settings.node_label)
+    server = LookupServer(settings, loaded, max_connections)
     tls_listener = None
     if certificate := certificate_of(settings):
         server.open_webhook(certificate)

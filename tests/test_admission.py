@@ -13,6 +13,7 @@ from functools import cache
 from ipaddress import IPv4Address
 from itertools import product
 from math import inf
+from pathlib import Path
 from typing import Any
 
 from common.errors import InvalidRequest, NameNotFound, ServiceError
@@ -96,7 +97,8 @@ class Lookup:
     """The lookup service, in whose DNS there is only what is given."""
 
     def __init__(self, table: object, hosts: Mapping[str, Resolution], **settings: str) -> None:
-        self.server = LookupServer(ServerSettings.from_environment(settings), load(table))
+        own = ServerSettings.from_environment(settings)
+        self.server = LookupServer(own, load(table, node_label=own.node_label))
         self.hosts = hosts
 
     def __call__(self, names: str) -> Answer | ServiceError:
@@ -193,9 +195,9 @@ class TableTest(unittest.TestCase):
     """The same Pods as the policies', and the same results."""
 
     def cases(self) -> Iterator[tuple[str, Pod, Pod, Lookup]]:
-        table = json.loads((FOLDER / "subnets.json").read_text())
         for file, settings in (SETTINGS | {"stale": {}}).items():
-            lookup = Lookup(table, hosts(), **settings)
+            table = Path(settings.get("SUBNETS_FILE", FOLDER / "subnets.json"))
+            lookup = Lookup(json.loads(table.read_text()), hosts(), **settings)
             placed = pods_in(f"{file}.patched.yaml")
             for name, given in pods_in(f"{file}.yaml").items():
                 yield name, given, placed.get(name, given), lookup
