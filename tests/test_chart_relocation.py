@@ -8,7 +8,7 @@ from typing import Any
 
 from common.kubernetes import Client, parse_url
 from relocation.report import report
-from relocation.settings import RelocationSettings
+from relocation.settings import LEASE, RelocationSettings
 from tests.api_server import ApiServer, Request, api_server
 from tests.chart import AVAILABLE, NAME, WHY_NOT, Objects, environment, named, render
 from tests.test_relocation import Cluster, deployment
@@ -26,7 +26,8 @@ def right(request: Request) -> Right:
     match = PATH.fullmatch(request.path)
     assert match, request.path
     group, resource, name, subresource = match.groups()
-    verb = {"POST": "create", "GET": "get" if name else "list"}[request.method]
+    reading = "get" if name else "list"
+    verb = {"POST": "create", "PUT": "update", "GET": reading}[request.method]
     return group or "", f"{resource}/{subresource}" if subresource else resource, verb
 
 
@@ -71,12 +72,13 @@ class RelocationChartTest(unittest.TestCase):
     def test_the_roles_are_exactly_what_is_used(self) -> None:
         reading = rights(self.objects["ClusterRole", f"{NAME}-report"])
         acting = rights(self.objects["ClusterRole", f"{NAME}-relocation"])
+        leading = rights(self.objects["Role", f"{NAME}-relocation"])
         with api_server() as server:
             cluster = self.cluster(server)
             report(Client(parse_url(server.url)), cluster.settings(), "", {})
             self.assertEqual(asked(server), reading)
             cluster.relocator().round()
-            self.assertEqual(asked(server), reading | acting)
+            self.assertEqual(asked(server), reading | acting | leading)
 
     def cluster(self, server: ApiServer) -> Cluster:
         """Everything that relocation reads is in it: each kind of workload, and a claim."""
@@ -94,7 +96,7 @@ class RelocationChartTest(unittest.TestCase):
         create, change = self.objects["Role", f"{NAME}-relocation"]["rules"]
         self.assertEqual((create["resources"], create["verbs"]), (["leases"], ["create"]))
         self.assertEqual((change["resources"], change["verbs"]), (["leases"], ["get", "update"]))
-        self.assertEqual(change["resourceNames"], [f"{NAME}-relocation"])
+        self.assertEqual(change["resourceNames"], [LEASE])
 
     def test_the_service_account_has_the_roles(self) -> None:
         for values, options, name, namespace in (
