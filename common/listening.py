@@ -7,9 +7,11 @@ import resource
 import socket
 from contextlib import suppress
 
-from common.connection import BACKLOG
 from common.errors import shown
 from common.settings import InvalidSetting
+
+# Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
+BACKLOG = 4096
 
 
 def listen(host: str, port: int) -> socket.socket:

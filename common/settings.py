@@ -9,21 +9,12 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.errors import shown
+from common.kubernetes import optional_url
+from common.names import ZONE_ID_LABEL, ZONE_LABEL
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
     from typing import Self
-
-__all__ = [
-    "InvalidSetting",
-    "Settings",
-    "comma_separated",
-    "one_of",
-    "seconds",
-    "setting",
-    "text",
-    "whole_number",
-]
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -153,3 +144,39 @@ def comma_separated(part: Callable[[str], str]) -> Callable[[str], tuple[str, ..
         return tuple(part(each.strip()) for each in value.split(",")) if value else ()
 
     return convert
+
+
+# What several programs have.
+
+
+@dataclass(frozen=True)
+class ServingSettings(Settings):
+    """Of a program that has a port."""
+
+    host: str = setting("", text, "the address to listen on; by default all, IPv4 and IPv6")
+    port: int = setting("8080", whole_number(65535), "the port; 0 takes a free one and logs it")
+    log_level: str = setting(
+        "INFO", one_of(*LOG_LEVELS), f"{', '.join(LOG_LEVELS)}: what is less does not go to the log"
+    )
+
+
+@dataclass(frozen=True)
+class ZoneSettings(Settings):
+    """Of a program that knows of zones."""
+
+    node_label: str = setting(
+        ZONE_LABEL,
+        one_of(ZONE_LABEL, ZONE_ID_LABEL),
+        f"the label that stands for a node's zone: {ZONE_LABEL} or {ZONE_ID_LABEL}",
+    )
+
+
+@dataclass(frozen=True)
+class ApiServerSettings(Settings):
+    """Of a program that calls an API server."""
+
+    kubernetes_url: str = setting(
+        "",
+        optional_url,
+        "an API server that needs no token: `kubectl proxy`; by default the cluster's",
+    )

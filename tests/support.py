@@ -17,9 +17,9 @@ from socketserver import BaseServer
 from typing import Any, NamedTuple
 from unittest import mock
 
-from common.listening import listen
+from common.pipe import Pipe
 from lookup.table_reader import load
-from server import LookupServer, ServerSettings, certificate_of, client_of
+from server import Server, ServerSettings, open_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -141,17 +141,22 @@ class Client(Remote):
     """Talks to a server in a thread of the test's own process."""
 
     def __init__(
-        self, server: LookupServer, loop: asyncio.AbstractEventLoop, port: int, tls_port: int
+        self, server: Server, loop: asyncio.AbstractEventLoop, port: int, tls_port: int
     ) -> None:
         super().__init__(port)
         self.server = server
         self.loop = loop
         self.tls_port = tls_port  # of the webhook; 0 without one
 
+    @property
+    def connections(self) -> list[Pipe]:
+        """Those that are open to the plain port, the longest idle one first."""
+        return list(self.server.ports[0].connections)
+
     def stop(self) -> None:
         """Tells the server to stop, which it does after `SHUTDOWN_DELAY`."""
         self.loop.call_soon_threadsafe(self.server.stop)
-        wait_until(lambda: self.server.draining)
+        wait_until(lambda: self.server.status.is_stopping)
 
     def drain(self) -> None:
         """Has the server stop without delay, and waits for its end."""
@@ -165,28 +170,24 @@ def running(
     """A server on a free port, with the table and the environment's settings."""
     default = {"HOST": "127.0.0.1", "PORT": "0", "TLS_PORT": "0"}
     settings = ServerSettings.from_environment(default | environment)
-    listener = listen(settings.host, settings.port)
-    ports = [listener.getsockname()[1], 0]
-    loaded = load(table, node_label=settings.node_label)
-    server = LookupServer(settings, loaded, max_connections)
-    tls_listener = None
-    if certificate := certificate_of(settings):
+    certificate = settings.certificate()
+    listeners = list(open_ports(settings, certificate))
+    ports = [each.getsockname()[1] for each in listeners] + [0] * (certificate is None)
+    server = Server(settings, load(table, node_label=settings.node_label), max_connections)
+    if certificate:
         server.open_webhook(certificate)
-        tls_listener = listen(settings.host, settings.tls_port)
-        ports[1] = tls_listener.getsockname()[1]
-    if client := client_of(settings):
+    if client := settings.client():
         server.keep_decisions(client)
     loop = asyncio.new_event_loop()
     loop.slow_callback_duration = DEADLINE  # in debug mode, it is no warning that a test is slow
-    serving = loop.create_task(server.serve(listener, tls_listener))
+    serving = loop.create_task(server.serve(listeners))
 
     def run() -> None:
         with suppress(asyncio.CancelledError):
             loop.run_until_complete(serving)
         loop.run_until_complete(server.drain())
-        for each in (listener, tls_listener):
-            if each:
-                each.close()  # it may never have been listened on
+        for each in listeners:
+            each.close()  # it may never have been listened on
         for task in asyncio.all_tasks(loop):
             task.cancel()
             with suppress(asyncio.CancelledError):

@@ -21,8 +21,9 @@ from common.names import ANNOTATION as NAME
 from lookup.lookups import MAX_LENGTH, names_in
 from lookup.placement import Answer
 from lookup.resolver import Resolution, Result
+from lookup.service import Service
+from lookup.settings import LookupSettings
 from lookup.table_reader import load
-from server import LookupServer, ServerSettings
 from tests.chart import run
 from tests.pods import FOLDER, SETTINGS
 from tests.support import SUBNETS
@@ -97,18 +98,18 @@ class Lookup:
     """The lookup service, in whose DNS there is only what is given."""
 
     def __init__(self, table: object, hosts: Mapping[str, Resolution], **settings: str) -> None:
-        own = ServerSettings.from_environment(settings)
-        self.server = LookupServer(own, load(table, node_label=own.node_label))
+        own = LookupSettings.from_environment(settings)
+        self.lookups = Service(own, load(table, node_label=own.node_label)).lookups
         self.hosts = hosts
 
     def __call__(self, names: str) -> Answer | ServiceError:
         try:
-            return self.server.lookups.answer(dict(map(self.find, names_in(names))))
+            return self.lookups.answer(dict(map(self.find, names_in(names))))
         except ServiceError as error:
             return error
 
     def find(self, text: str) -> tuple[str, Result]:
-        name, result = self.server.lookups.resolver.at_once(text)
+        name, result = self.lookups.resolver.at_once(text)
         return name, result or self.hosts.get(name) or NameNotFound(name)
 
     def review(self, body: bytes) -> Decision:

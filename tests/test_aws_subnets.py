@@ -242,7 +242,7 @@ class GatherTest(unittest.TestCase):
                 self.assertEqual(client.lookup("10.9.1.7").body["reason"], "ZoneNotFound")
                 table.read()
                 with mock.patch("lookup.table_file.INTERVAL", 0.01):
-                    table.watch(client.loop, client.server.reload)
+                    table.watch(client.loop, client.server.service.reload)
                     network.add("b", "10.9.1.0/24")
                     run_job()
                     wait_until(lambda: client.lookup("10.9.1.7").status == 200)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from tests.chart import AVAILABLE, NAME, WHY_NOT, Objects, environment, named, refusal, render
-from webhook.handler import ENDPOINTS
+from webhook.handler import WebhookHandler
 
 CONFIGURATION = "MutatingWebhookConfiguration"
 CERT_MANAGER = ("engine=webhook", "webhook.certificate=certManager")
@@ -51,10 +51,10 @@ class WebhookChartTest(unittest.TestCase):
         self.assertEqual((service["port"], service["targetPort"]), (443, "webhook"))
         called = webhook(objects)["clientConfig"]["service"]
         self.assertEqual((called["port"], called["path"]), (443, "/mutate"))
-        self.assertIn(called["path"], ENDPOINTS)
+        self.assertIn(called["path"], WebhookHandler.endpoints)
         probe = objects.container()["readinessProbe"]["httpGet"]
         self.assertEqual(probe, {"path": "/readyz", "port": "webhook", "scheme": "HTTPS"})
-        self.assertIn(probe["path"], ENDPOINTS)
+        self.assertIn(probe["path"], WebhookHandler.endpoints)
 
     def test_it_can_never_cost_a_pod(self) -> None:
         for engine in ("webhook", "opa"):

@@ -15,14 +15,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from email.utils import parsedate_to_datetime
-from functools import partialmethod
 from http.server import BaseHTTPRequestHandler
 from unittest import mock
 
 from common import connection as http
+from common import port
 from common.errors import InvalidRequest
 from common.listening import listen
-from server import LookupHandler
+from common.request import MAX_HEAD, head_size, parse_head
+from lookup.handler import LookupHandler
 from tests.support import (
     DEADLINE,
     Client,
@@ -133,7 +134,7 @@ MALFORMED_FIELDS = [
     b"Content-Length: \xb2",
     b"Content-Length: " + b"9" * 100,
     b"\r\n".join(b"X: %d" % number for number in range(100)),
-    b"X: " + b"a" * http.MAX_HEAD,
+    b"X: " + b"a" * MAX_HEAD,
 ]
 
 MALFORMED = [
@@ -147,7 +148,7 @@ MALFORMED = [
     b"GET /healthz HTTP/1.1\n\r\n",
     b"GET /healthz HTTP/1.1\r\nHost: x\n\n",
     b"GET /healthz HTTP/1.1\r\nHost: x\n\r\n",
-    b"GET /healthz?" + b"a" * http.MAX_HEAD + b" HTTP/1.1\r\n\r\n",
+    b"GET /healthz?" + b"a" * MAX_HEAD + b" HTTP/1.1\r\n\r\n",
     b"POST /healthz HTTP/1.1\r\nContent-Length: x\r\n\r\n",
 ]
 
@@ -157,9 +158,9 @@ HOPELESS = [
     b"hello\n",
     b"GET /healthz HTTP/1.1\n",
     b"GET /healthz HTTP/1.1\r\nHost: x\n",
-    b"GET /healthz HTTP/1.1\r\nX: " + b"a" * http.MAX_HEAD,
-    b"a" * (http.MAX_HEAD + 1),
-    b"\n" * (http.MAX_HEAD + 1),
+    b"GET /healthz HTTP/1.1\r\nX: " + b"a" * MAX_HEAD,
+    b"a" * (MAX_HEAD + 1),
+    b"\n" * (MAX_HEAD + 1),
 ]
 
 REFUSED = [(400, "InvalidRequest")]  # the only answer to any of these
@@ -184,7 +185,7 @@ BODIES = [
 
 # What is asked for, and what fails: before there is an answer, after DNS, after the answer.
 DEFECTS = [
-    ("/metrics", "server.render"),
+    ("/metrics", "common.probes.render"),
     ("/lookup?fqdn=db.test", "lookup.lookups.Lookups.answer"),
     ("/lookup?fqdn=192.168.1.7", "common.metrics.Histogram.observe"),
 ]
@@ -280,7 +281,7 @@ def timeouts(seconds: float) -> ExitStack:
     stack = ExitStack()
     for name in ("IDLE_TIMEOUT", "HEAD_TIMEOUT", "SEND_TIMEOUT", "LINGER_TIMEOUT"):
         stack.enter_context(mock.patch.object(http, name, seconds))
-    stack.enter_context(mock.patch.object(http, "SWEEP_INTERVAL", seconds / 5))
+    stack.enter_context(mock.patch.object(port, "SWEEP_INTERVAL", seconds / 5))
     return stack
 
 
@@ -333,19 +334,26 @@ TARGETS = [
     ("*", "*"),
 ]
 
-# what has arrived, the head in it, and the rest
+# what has arrived, and the size of the head in it
 ARRIVED = [
-    (b"", None, b""),
-    (b"\r\n", None, b""),
-    (b"GET /", None, b"GET /"),
-    (b"GET / HTTP/1.1\r\nHost: x\r\n", None, b"GET / HTTP/1.1\r\nHost: x\r\n"),
-    (HEALTHZ, HEALTHZ, b""),
-    (b"\r\n" + HEALTHZ + b"GET", HEALTHZ, b"GET"),
-    (HEALTHZ + HEALTHZ, HEALTHZ, HEALTHZ),
-    (b"hello\r\nX", b"hello\r\nX", b""),
-    (b"GET / HTTP/1.1\nHost", b"GET / HTTP/1.1\nHost", b""),
-    (b"a" * http.MAX_HEAD, None, b"a" * http.MAX_HEAD),
-    (b"a" * (http.MAX_HEAD + 1), b"a" * (http.MAX_HEAD + 1), b""),
+    (b"", 0),
+    (b"GET /", 0),
+    (b"GET / HTTP/1.1\r\nHost: x\r\n", 0),
+    (HEALTHZ, len(HEALTHZ)),
+    (HEALTHZ + b"GET", len(HEALTHZ)),
+    (HEALTHZ + HEALTHZ, len(HEALTHZ)),
+    (b"hello\r\nX", 8),
+    (b"GET / HTTP/1.1\nHost", 19),
+    (b"a" * MAX_HEAD, 0),
+    (b"a" * (MAX_HEAD + 1), MAX_HEAD + 1),
+]
+
+# what a client calls itself, and what is known of it then
+AGENTS = [
+    ([], ""),
+    (["User-Agent: curl/8.5.0"], "curl/8.5.0"),
+    (["user-agent:  Kyverno/v1 (x) "], "kyverno/v1 (x)"),
+    (["User-Agent: a", "User-Agent: b"], "a b"),
 ]
 
 
@@ -353,36 +361,40 @@ class HeadTest(unittest.TestCase):
     """The parser by itself, on bytes."""
 
     def test_a_head_is_taken_when_it_is_complete_or_hopeless(self) -> None:
-        for received, head, rest in ARRIVED:
+        for received, size in ARRIVED:
             with self.subTest(received[:50]):
-                self.assertEqual(http.take_head(received), (head, rest))
+                self.assertEqual(head_size(bytearray(received)), size)
 
     def test_what_is_in_a_head(self) -> None:
         for version, fields, persists in PERSISTENCE:
             with self.subTest(version=version, fields=fields):
-                head = http.parse_head(request("/x?y", *fields, method="PUT", version=version))
-                self.assertEqual(head, ("PUT", "/x?y", version, persists, None))
+                head = parse_head(request("/x?y", *fields, method="PUT", version=version))
+                self.assertEqual(head, ("PUT", "/x?y", version, (persists, None, "")))
+
+    def test_what_the_client_calls_itself(self) -> None:
+        for fields, agent in AGENTS:
+            with self.subTest(fields):
+                self.assertEqual(parse_head(request("/", *fields)).fields.agent, agent)
 
     def test_an_absolute_target_is_the_path_in_it(self) -> None:
         for target, path in TARGETS:
             with self.subTest(target):
-                self.assertEqual(http.parse_head(request(target)).path, path)
+                self.assertEqual(parse_head(request(target)).path, path)
 
     def test_http_1_0_needs_no_host(self) -> None:
-        head = http.parse_head(b"GET / HTTP/1.0\r\n\r\n")
-        self.assertEqual(head, ("GET", "/", "HTTP/1.0", False, None))
+        head = parse_head(b"GET / HTTP/1.0\r\n\r\n")
+        self.assertEqual(head, ("GET", "/", "HTTP/1.0", (False, None, "")))
 
     def test_how_large_a_head_may_be(self) -> None:
-        room = http.MAX_HEAD - len(request("/healthz", "X: "))
-        self.assertTrue(http.parse_head(request("/healthz", "X: " + "a" * room)).persists)
+        room = MAX_HEAD - len(request("/healthz", "X: "))
+        self.assertTrue(parse_head(request("/healthz", "X: " + "a" * room)).fields.persists)
         with self.assertRaisesRegex(InvalidRequest, "larger than 16384 bytes"):
-            http.parse_head(request("/healthz", "X: " + "a" * (room + 1)))
+            parse_head(request("/healthz", "X: " + "a" * (room + 1)))
 
     def test_malformed_heads(self) -> None:
         for received in MALFORMED:
             with self.subTest(received[:100]), self.assertRaises(InvalidRequest):
-                head, _ = http.take_head(received)
-                http.parse_head(head or b"")
+                parse_head(received[: head_size(received)])
 
 
 class PersistenceTest(unittest.TestCase):
@@ -476,13 +488,13 @@ class PipeliningTest(unittest.TestCase):
             dns.speak()
             answers = responses(read_all(connection))
             self.assertEqual([answer.status for answer in answers], [200, 200])
-            wait_until(lambda: not client.server.connections)
+            wait_until(lambda: not client.connections)
 
     def test_who_does_not_read_is_not_read_from(self) -> None:
         """A few kilobytes for each such connection, however much it sends."""
         number = 500
         requests = request("/metrics", "X: " + "a" * 8000) * number
-        small = mock.patch("tests.support.listen", listen_with_small_buffers)
+        small = mock.patch("common.listening.listen", listen_with_small_buffers)
         with small, running() as client, client.connect() as connection:
             sent = send_what_is_taken(connection, requests)
             self.assertLess(sent, len(requests))
@@ -496,7 +508,7 @@ class PipeliningTest(unittest.TestCase):
 
     def test_who_waits_for_dns_is_not_read_from_for_ever(self) -> None:
         requests = LOOKUP + bytes(8_000_000)
-        small = mock.patch("tests.support.listen", listen_with_small_buffers)
+        small = mock.patch("common.listening.listen", listen_with_small_buffers)
         with fake_dns() as dns, small, running(DNS_TIMEOUT="10") as client:
             dns.silent = {"db.test"}
             with client.connect() as connection:
@@ -567,10 +579,7 @@ class BodyTest(unittest.TestCase):
             with client.connect() as connection, ThreadPoolExecutor() as pool:
                 sent = pool.submit(connection.sendall, data)
                 wait_until(
-                    lambda: (
-                        [each.transport.is_reading() for each in client.server.connections]
-                        == [False]
-                    )
+                    lambda: [each.transport.is_reading() for each in client.connections] == [False]
                 )
                 dns.speak()
                 self.assertEqual([each.status for each in responses(read_all(connection))], [200])
@@ -620,7 +629,9 @@ class AnswerTest(unittest.TestCase):
         self.assertEqual((answer.status, answer.body), (400, ""))
 
     def test_what_http_server_refuses_by_itself_is_json_too(self) -> None:
-        refuse = partialmethod(LookupHandler.send_error, 414, "too long")
+        async def refuse(handler: LookupHandler) -> None:
+            handler.send_error(414, "too long")
+
         with mock.patch.object(LookupHandler, "do_GET", refuse), running() as client:
             (answer,) = client.answers(HEALTHZ)
         self.assertEqual(answer.body, {"error": "too long", "reason": "InvalidRequest"})
@@ -662,15 +673,16 @@ class LimitTest(unittest.TestCase):
                 for _ in range(6):
                     stack.enter_context(client.connect()).sendall(LOOKUP)
                     self.assertEqual(client.request("/healthz").status, 200)
-                self.assertLessEqual(len(client.server.connections), 3)
+                self.assertLessEqual(len(client.connections), 3)
                 dns.speak()
 
     def test_a_useless_connection_is_closed_when_its_time_is_over(self) -> None:
         clock = Clock()
         with (
             mock.patch.object(http, "monotonic", clock),
-            mock.patch.object(http, "SWEEP_INTERVAL", 0.001),
-            mock.patch("server.render", return_value=bytes(10_000_000)),
+            mock.patch.object(port, "monotonic", clock),
+            mock.patch.object(port, "SWEEP_INTERVAL", 0.001),
+            mock.patch("common.probes.render", return_value=bytes(10_000_000)),
             fake_dns(db=["192.168.1.1"]),
             running(DNS_CACHE_TTL="0") as client,
         ):
@@ -679,16 +691,16 @@ class LimitTest(unittest.TestCase):
                     for piece in [*pieces, b""]:
                         connection.send(piece)
                         client.lookup("db.test")  # by then the server has seen it, and answered
-                    wait_until(lambda: len(client.server.connections) == 1)
+                    wait_until(lambda: len(client.connections) == 1)
                     clock.pass_by(seconds - 0.01)
-                    self.assertEqual(len(client.server.connections), 1)
+                    self.assertEqual(len(client.connections), 1)
                     clock.pass_by(0.02)
-                    wait_until(lambda: not client.server.connections)
+                    wait_until(lambda: not client.connections)
 
     def test_a_byte_now_and_then_does_not_keep_a_connection_open(self) -> None:
         with (
             mock.patch.object(http, "HEAD_TIMEOUT", 0.05),
-            mock.patch.object(http, "SWEEP_INTERVAL", 0.01),
+            mock.patch.object(port, "SWEEP_INTERVAL", 0.01),
             running() as client,
             client.connect() as connection,
         ):
@@ -697,7 +709,7 @@ class LimitTest(unittest.TestCase):
             def sends_in_vain() -> bool:
                 with suppress(ConnectionError):
                     connection.send(b"a")
-                return not client.server.connections
+                return not client.connections
 
             wait_until(sends_in_vain)
 
@@ -706,14 +718,14 @@ class LimitTest(unittest.TestCase):
         self.assertGreater(http.IDLE_TIMEOUT, 90)
         with (
             mock.patch.object(http, "HEAD_TIMEOUT", 0.05),
-            mock.patch.object(http, "SWEEP_INTERVAL", 0.01),
+            mock.patch.object(port, "SWEEP_INTERVAL", 0.01),
             running() as client,
             connections(client, 4) as (idle, *useless),
         ):
             self.assertEqual([ask(idle), ask(useless[0]), ask(useless[1])], [200, 200, 200])
             useless[0].send(b"G")
             useless[1].send(HEALTHZ + HEALTHZ[:-1])
-            wait_until(lambda: len(client.server.connections) == 1)
+            wait_until(lambda: len(client.connections) == 1)
             self.assertEqual(ask(idle), 200)
 
     def test_of_idle_connections_the_longest_idle_one_makes_room(self) -> None:
@@ -728,7 +740,7 @@ class LimitTest(unittest.TestCase):
             dns.silent = {"db.test"}
             with running(DNS_TIMEOUT="10") as client, connections(client, 2) as (waiting, _idle):
                 waiting.sendall(LOOKUP)
-                wait_until(lambda: len(client.server.connections) == 1 and dns.asked != [])
+                wait_until(lambda: len(client.connections) == 1 and dns.asked != [])
                 dns.speak()
                 self.assertIn(b"200 OK", waiting.recv(65536))
 
@@ -778,7 +790,7 @@ class DrainTest(unittest.TestCase):
             for _ in range(left):
                 await asyncio.sleep(0)
 
-        with mock.patch.object(http.ConnectionServer, "_turns", pass_by):
+        with mock.patch.object(port.Port, "_turns", pass_by):
             client.drain()
         return opened[0]
 
@@ -822,7 +834,7 @@ class DrainDeadlineTest(unittest.TestCase):
     def test_what_takes_too_long_is_given_up(self) -> None:
         with (
             fake_dns(db=["192.168.1.1"]) as dns,
-            mock.patch.object(http, "DRAIN_TIMEOUT", 0.05),
+            mock.patch.object(port, "DRAIN_TIMEOUT", 0.05),
             running(DNS_TIMEOUT="10") as client,
             connections(client, 2) as (waiting, begun),
         ):
@@ -851,7 +863,7 @@ class LossTest(unittest.TestCase):
                 wait_until(lambda: dns.asked == ["db.test"])
                 abort = struct.pack("ii", 1, 0)  # close() then sends a reset
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, abort)
-            wait_until(lambda: not client.server.connections)
+            wait_until(lambda: not client.connections)
             dns.speak()
             lookups = 'requests_total{endpoint="/lookup",status="200"}'
             wait_until(lambda: client.metric(lookups) == 1)
@@ -861,7 +873,7 @@ class LossTest(unittest.TestCase):
         body = bytes(10_000_000)  # more than the kernel takes at once
         with (
             fake_dns(db=["192.168.1.1"]) as dns,
-            mock.patch("server.render", return_value=body),
+            mock.patch("common.probes.render", return_value=body),
             running(DNS_TIMEOUT="10") as client,
             client.connect() as connection,
             self.assertNoLogs(level="WARNING"),
@@ -873,7 +885,7 @@ class LossTest(unittest.TestCase):
             client.request("/healthz")  # by then the server has seen the end, too
             dns.speak()
             self.assertTrue(read_all(connection).endswith(body))
-            wait_until(lambda: not client.server.connections)
+            wait_until(lambda: not client.connections)
 
     def test_what_is_sent_after_the_last_answer_is_discarded(self) -> None:
         with running() as client, client.connect() as connection:
@@ -881,26 +893,26 @@ class LossTest(unittest.TestCase):
             self.assertEqual(len(responses(read_all(connection))), 1)
             connection.sendall(HEALTHZ * 100)
             wait_until(lambda: client.metric("open_connections") == 2)
-            (lingering, *_) = client.server.connections
-            self.assertTrue(lingering.lingering)
-            self.assertEqual(lingering._received, b"")
+            (lingering, *_) = client.connections
+            self.assertTrue(lingering.is_closing)
+            self.assertEqual(lingering.received, b"")
             connection.close()
-            wait_until(lambda: lingering not in client.server.connections)
+            wait_until(lambda: lingering not in client.connections)
             self.assertEqual(client.metric('requests_total{endpoint="/healthz",status="200"}'), 1)
 
     def test_who_resets_the_connection_while_it_is_closed_costs_nobody_anything(self) -> None:
         with running() as client, client.connect() as connection:
-            wait_until(lambda: len(client.server.connections) == 1)
+            wait_until(lambda: len(client.connections) == 1)
             abort = struct.pack("ii", 1, 0)  # close() then sends a reset
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, abort)
 
             async def close_both() -> None:
                 connection.close()
-                for each in client.server.connections:
-                    each.close_if_silent()
+                for each in client.connections:
+                    each.dismiss()
 
             asyncio.run_coroutine_threadsafe(close_both(), client.loop).result(DEADLINE)
-            wait_until(lambda: not client.server.connections)
+            wait_until(lambda: not client.connections)
 
     def test_what_fails_in_the_loop_is_logged(self) -> None:
         with running() as client, self.assertLogs(level="ERROR") as log:

@@ -137,14 +137,14 @@ class SilentClientsTest(unittest.TestCase):
             for number in range(1000):
                 silent = stack.enter_context(client.connect())
                 silent.sendall(b"G" * (number % 2))
-            wait_until(lambda: len(client.server.connections) == 1000)
+            wait_until(lambda: len(client.connections) == 1000)
             for _ in range(50):
                 self.assertEqual(client.lookup("db.test").status, 200)
             self.assertGreaterEqual(client.metric("open_connections"), 1000)
             wait_until(lambda: threading.active_count() <= threads + 1)  # the server's
-            for each in client.server.connections:
+            for each in client.connections:
                 each.deadline -= connection.HEAD_TIMEOUT
-            wait_until(lambda: not client.server.connections)
+            wait_until(lambda: not client.connections)
 
 
 class GrowthTest(unittest.TestCase):
@@ -239,7 +239,7 @@ class RolloutTest(unittest.TestCase):
             stack.callback(over.set)
             clients = [Balanced(leaves.port, stays.port) for _ in range(4)]
             answers = [pool.submit(ask, each) for each in clients]
-            wait_until(lambda: len(leaves.server.connections) == len(clients))
+            wait_until(lambda: len(leaves.connections) == len(clients))
             with waiting(leaves, dns, "slow.test") as (slow,):
                 leaves.stop()
                 wait_until(lambda: {each.port for each in clients} == {stays.port})

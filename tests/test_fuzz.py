@@ -12,8 +12,8 @@ import unittest
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 
-from common.connection import MAX_HEAD
 from common.metrics import CONTENT_TYPE
+from common.request import MAX_HEAD
 from tests.support import Client, fake_dns, running, wait_until
 
 SEED = 20240229
@@ -143,7 +143,7 @@ class FuzzTest(unittest.TestCase):
         ):
             dns.silent = {"silent.test"}
             yield client
-            wait_until(lambda: not client.server.connections)
+            wait_until(lambda: not client.connections)
             self.assertEqual(client.request("/healthz").status, 200)
             wait_until(lambda: client.lookup("db.test").status == 200)
         for line in stderr.getvalue().splitlines():

@@ -284,7 +284,9 @@ class MovementTest(unittest.TestCase):
 
     def test_a_defect(self) -> None:
         with serving() as (client, _), self.assertLogs(level="ERROR"):
-            with mock.patch.object(client.server.lookups, "answer", side_effect=ZeroDivisionError):
+            with mock.patch.object(
+                client.server.service.lookups, "answer", side_effect=ZeroDivisionError
+            ):
                 client.lookup("192.168.1.7")
             self.assertEqual(
                 client.metric('lookups_total{outcome="InternalError",asker="engine"}'), 1

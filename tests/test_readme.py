@@ -9,7 +9,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from common import errors
-from server import ENDPOINTS, ServerSettings
+from lookup.handler import ENDPOINTS
+from server import ServerSettings
 from tests.support import running
 from tests.test_process import serving
 

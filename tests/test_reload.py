@@ -250,7 +250,7 @@ class ServerTest(Case):
         with running(table("zone-a"), SUBNETS_FILE=str(self.path), **settings) as client:
             self.file = TableFile(str(self.path), ZONE_LABEL)
             self.file.read()
-            self.file.watch(client.loop, client.server.reload)
+            self.file.watch(client.loop, client.server.service.reload)
             self.client = client
             try:
                 yield client
@@ -301,7 +301,7 @@ class ServerTest(Case):
         with fake_dns(db=[ADDRESS], far=["10.9.9.9"]), self.watching() as client:
             for name in (NAME, ADDRESS, "far.test", "10.9.9.8"):
                 client.lookup(name)
-            old = weakref.ref(client.server.lookups.placement)
+            old = weakref.ref(client.server.service.lookups.placement)
             self.reload(content("zone-b"))
             gc.collect()
             self.assertIsNone(old())

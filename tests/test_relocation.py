@@ -24,6 +24,7 @@ from common.kubernetes import Client, parse_url
 from common.listening import listen
 from common.metrics import render
 from common.settings import InvalidSetting
+from lookup.settings import LookupSettings
 from relocation import metrics_port
 from relocation.__main__ import candidate, parse_arguments
 from relocation.eviction import Outcome
@@ -35,7 +36,6 @@ from relocation.metrics_port import MetricsServer
 from relocation.report import COLUMNS, report
 from relocation.rounds import Relocator
 from relocation.settings import LEASE, MEMORY_ANNOTATION, RelocationSettings
-from server import ServerSettings
 from tests.api_server import (
     ApiServer,
     Fault,
@@ -664,7 +664,7 @@ class LookupTest(unittest.TestCase):
     def test_a_name_of_which_dns_says_nothing_is_answered_in_time(self) -> None:
         """The service gives up before relocation does, whatever its DNS_TIMEOUT."""
         with self.assertRaises(InvalidSetting):
-            ServerSettings.from_environment({"DNS_TIMEOUT": str(LOOKUP_TIMEOUT - 2)})
+            LookupSettings.from_environment({"DNS_TIMEOUT": str(LOOKUP_TIMEOUT - 2)})
 
     def test_an_ambiguous_zone(self) -> None:
         nowhere = {"nodeLabels": [], "nodeSelector": {}, "ambiguous": True}

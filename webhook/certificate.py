@@ -13,8 +13,6 @@ from time import time
 from common.errors import CertificateExpired
 from common.metrics import Counter, Family, Gauge
 
-__all__ = ["Certificate", "InvalidCertificate", "expiry"]
-
 # The kubelet takes a minute or so to bring a renewed Secret to its files.
 LOOK_INTERVAL = 20.0
 
@@ -54,6 +52,10 @@ class Certificate:
             ),
             self._failures,
         ]
+
+    def current(self) -> ssl.SSLContext:
+        """What those are served with who connect now."""
+        return self.context
 
     def why_useless(self) -> CertificateExpired | None:
         """Why nobody accepts it; None if it is valid."""

@@ -2,32 +2,27 @@
 
     TLS_CERT_FILE=tls.crt TLS_KEY_FILE=tls.key python3 server.py
 
-A review's way: `connection.py` reads it, `WebhookHandler.do_POST` dispatches it,
-`admission.py` says what it is about, the lookup service finds the names as for any
-lookup, and `admission.py` makes the answer of it.
+A review's way: the connection reads it, `WebhookHandler.do_POST` dispatches it,
+`admission.py` says what it is about, the lookups find its names as they find all,
+and `admission.py` makes the answer of it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import socket
-import ssl
-from collections.abc import Coroutine
+from collections.abc import Iterator
 from time import perf_counter
-from typing import Any
 
-from common.connection import ConnectionHandler, ConnectionServer
 from common.errors import (
     InvalidRequest,
     MethodNotAllowed,
-    NotFound,
     ServiceError,
-    ShuttingDown,
     UnsupportedMediaType,
     shown,
 )
-from common.metrics import Counter, Family, Gauge, Histogram
+from common.handler import Handler, Response
+from common.metrics import Counter, Family, Histogram
+from common.probes import Status, health
 from lookup.lookups import Lookups, names_in
 from webhook.admission import (
     MAX_REVIEW,
@@ -40,102 +35,80 @@ from webhook.admission import (
 )
 from webhook.certificate import Certificate
 
-__all__ = ["WebhookHandler", "WebhookServer"]
-
-# Whoever can reach the port can open them, and each may take 80 kB. An API server needs one for
-# each Pod that is being created.
-MAX_CONNECTIONS = 512
-
 # Who asks for the names of a review; a label of the metrics.
 ASKER = "webhook"
 
-ENDPOINTS = ("/mutate", "/healthz", "/readyz")
 
+class Webhook:
+    """What all reviews share: the lookups, the certificate, the metrics."""
 
-class WebhookServer(ConnectionServer):
-    """What the webhook's connections share: the lookup service, the certificate, the metrics."""
-
-    def __init__(
-        self, lookups: Lookups, requests: Counter, certificate: Certificate, max_connections: int
-    ) -> None:
-        super().__init__(WebhookHandler, min(MAX_CONNECTIONS, max_connections))
+    def __init__(self, lookups: Lookups, certificate: Certificate, status: Status) -> None:
         self.lookups = lookups
-        self.requests = requests
         self.certificate = certificate
+        self.status = status
         self.reviews = Counter(
             "reviews_total", "Reviews answered, by what came of the Pod.", "outcome", "reason"
         )
         self.reviews.begin(("Placed", ""), ("Defect", "InternalError"))
         self.durations = Histogram("review_duration_seconds", "From a review to its answer.")
-        self._watching: asyncio.Task[None] | None = None
 
-    def metrics(self) -> list[Family]:
+    def metrics(self) -> Iterator[Family]:
         """All families, in the order they are shown."""
-        return [
-            self.reviews,
-            self.durations,
-            *self.certificate.metrics(),
-            Gauge(
-                "webhook_open_connections",
-                "Open connections to the webhook.",
-                lambda: len(self.connections),
-            ),
-        ]
+        yield self.reviews
+        yield self.durations
+        yield from self.certificate.metrics()
 
     def why_unready(self) -> ServiceError | None:
         """Why it is not ready for reviews; None if it is."""
-        if self.draining:
-            return ShuttingDown("the service is shutting down")
-        return self.certificate.why_useless()
-
-    def tls_context(self) -> ssl.SSLContext:
-        return self.certificate.context
-
-    async def listen(self, listener: socket.socket) -> None:
-        await super().listen(listener)
-        self._watching = asyncio.create_task(self.certificate.watch())
+        return self.status.why_unready() or self.certificate.why_useless()
 
 
-class WebhookHandler(ConnectionHandler):
+class WebhookHandler(Handler):
     """Answers reviews and probes."""
 
-    server: WebhookServer
-    server_version = "automatic-zone-placement"
+    server_version = "automatic-zone-placement"  # to whoever connects
+    endpoints = ("/mutate", "/healthz", "/readyz")
     max_body = MAX_REVIEW
 
-    def do_GET(self) -> Coroutine[Any, Any, None] | None:
+    def __init__(self, webhook: Webhook, head: bytes) -> None:
+        super().__init__(webhook.status.requests, head)
+        self.webhook = webhook
+
+    async def do_GET(self) -> Response:
         path = self.path.partition("?")[0]
         if path == "/mutate":
             raise MethodNotAllowed(f"reviews are sent with POST, not {self.command}", "POST")
-        if path not in ENDPOINTS:
-            raise NotFound(f"there is nothing at {shown(path)}, but at {', '.join(ENDPOINTS)}")
-        self.send_health(self.server.why_unready() if path == "/readyz" else None)
-        return None
+        if path in self.endpoints:
+            return health(self.webhook.why_unready() if path == "/readyz" else None)
+        return await super().do_GET()
 
-    def do_POST(self) -> Coroutine[Any, Any, None]:
-        path, _, query = self.path.partition("?")
-        if path != "/mutate":
-            raise MethodNotAllowed(f"there are no reviews at {shown(path)}, but at /mutate")
-        if self.media_type != "application/json":
-            raise UnsupportedMediaType(f"{shown(self.media_type)} is not application/json")
-        review = review_in(self.body)
-        self.body = bytearray()  # it need not be there while DNS is waited for
-        return self.review(review, patience_in(query))
-
-    async def review(self, review: Review, patience: float) -> None:
-        """Answers all the same if the service fails: no Pod is to be refused for that."""
+    async def do_POST(self) -> Response:
+        """Reviews a Pod, and allows it even if the service fails: none is to be refused for that."""
         started = perf_counter()
+        patience = patience_in(self.take_query())
+        review = self.read()
         try:
             decision = await self.decision(review, patience)
         except Exception as error:
             logging.error("reviewing %s", shown(review.pod), exc_info=error)
             decision = defect(review)
-        self.send_decision(started, review, decision)
+        self.note(review, decision, perf_counter() - started)
+        return Response(200, decision.body)
+
+    def read(self) -> Review:
+        """The review that is asked for; its body is not kept. Raises `ServiceError`."""
+        if self.path != "/mutate":
+            raise MethodNotAllowed(f"there are no reviews at {shown(self.path)}, but at /mutate")
+        if self.media_type != "application/json":
+            raise UnsupportedMediaType(f"{shown(self.media_type)} is not application/json")
+        body, self.body = self.body, bytearray()  # it need not be there while DNS is waited for
+        return review_in(body)
 
     async def decision(self, review: Review, patience: float) -> Decision:
+        """What comes of the review, within so many seconds if DNS is waited for."""
         if review.why_not:
             return decide(review, None)
-        lookups = self.server.lookups
+        lookups = self.webhook.lookups
         try:
             names = names_in(review.names)
         except InvalidRequest as error:
@@ -143,18 +116,10 @@ class WebhookHandler(ConnectionHandler):
             return decide(review, error)
         return decide(review, await lookups.find(names, ASKER, patience))
 
-    def send_decision(self, started: float, review: Review, decision: Decision) -> None:
-        """Answers the review and accounts for it: its line in the log, its duration, its outcome."""
-        self.send_json(200, decision.body)
-        self.server.reviews.increment(decision.outcome, decision.reason)
+    def note(self, review: Review, decision: Decision, duration: float) -> None:
+        """Accounts for the review: its line in the log, its duration, its outcome."""
+        self.webhook.reviews.increment(decision.outcome, decision.reason)
+        self.webhook.durations.observe(duration)
         found = f"reason={decision.reason}" if decision.reason else f"zone={decision.zone}"
-        duration = perf_counter() - started
-        self.server.durations.observe(duration)
         names = shown(review.names)
         logging.info("review %s %s %s ms=%.2f", shown(review.pod), names, found, duration * 1000)
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Counts the answer; what is logged has a line of its own."""
-        path = self.path.partition("?")[0]
-        endpoint = path if path in ENDPOINTS else "other"
-        self.server.requests.increment(endpoint, str(int(code)))
