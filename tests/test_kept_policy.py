@@ -21,6 +21,7 @@ from time import time
 from typing import Any, ClassVar
 from unittest import mock
 
+from common.names import ZONE_LABEL
 from kept.configmap import data_of
 from kept.decision import MAX_LINE, Decision
 from kept.memory import Memory
@@ -144,9 +145,10 @@ def expressions(text: str) -> list[str]:
 def decided(pods: str) -> list[Decision]:
     """What the service decides for the Pods of a file, without a server and without DNS."""
     settings = SETTINGS.get(pods, {})
-    table = load(json.loads((FOLDER / "subnets.json").read_text()))
+    label = settings.get("NODE_LABEL", ZONE_LABEL)
     avoided = settings.get("AVOID_ZONES", "").split(",")
-    label = settings.get("NODE_LABEL", "topology.kubernetes.io/zone")
+    subnets = Path(settings.get("SUBNETS_FILE", FOLDER / "subnets.json"))
+    table = load(json.loads(subnets.read_text()), node_label=label)
     placement = Placement(table, label, avoided)
     resolver = Resolver(timeout=1, cache_ttl=5, cache_maxsize=64, stale_ttl=300)
     memory = Memory((), 5, 300)
@@ -293,7 +295,7 @@ class PolicyTest(unittest.TestCase):
 
     def test_names_that_are_no_keys(self) -> None:
         long = ",".join(f"{letter * 60}.{letter * 60}.test" for letter in "abc")
-        cases = ["a.test,b.test", "a_b.test", f"{long},x.test", long]
+        cases = ["a.test,b.test", "2001:db8::1", "2001:db8::1,a_b.test", f"{long},x.test", long]
         self.keep(data_of(map(decision, cases)))
         found = self.created(*map(asking, cases), asking("a.test_b.test"), asking(f"{long},y.test"))
         self.assertEqual([bool(placed(pod)[0]) for pod in found], [True] * len(cases) + [False] * 2)
