@@ -1,6 +1,6 @@
 FROM python:3.13.12-slim
 WORKDIR /app
-COPY server.py subnets.py publish.py ./
+COPY server.py subnets.py publish.py deploy/files/verify.py ./
 COPY common ./common
 COPY lookup ./lookup
 COPY webhook ./webhook

@@ -39,8 +39,13 @@ def run(*command: str, text: str = "") -> str:
     """What the command prints; fails the test with what it complains of."""
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise AssertionError(f"{' '.join(command)}: {done.stderr}")
+        raise AssertionError(f"{' '.join(command)}: {without_links(done.stderr)}")
     return done.stdout
+
+
+def without_links(said: str) -> str:
+    """What helm says, without its line for each link that it follows."""
+    return "\n".join(line for line in said.splitlines() if "symbolic link" not in line)
 
 
 def from_yaml(text: str) -> list[Any]:
@@ -121,33 +126,38 @@ def named(each: Iterable[Any], name: str) -> Any:
     return found
 
 
-def command(*options: str) -> list[str]:
-    """What renders the chart; a later option counts more."""
-    return ["helm", "template", NAME, str(CHART), "--namespace", NAME, *options]
+def command(*options: str, chart: Path = CHART) -> list[str]:
+    """What renders a chart; a later option counts more."""
+    return ["helm", "template", NAME, str(chart), "--namespace", NAME, *options]
 
 
 @cache
-def _rendered(options: tuple[str, ...]) -> str:
-    return json.dumps(from_yaml(run(*command(*options))))
+def _rendered(chart: Path, options: tuple[str, ...]) -> str:
+    return json.dumps(from_yaml(run(*command(*options, chart=chart))))
 
 
 def render(*values: str, **options: str) -> Objects:
-    """The objects that the chart makes of values such as "relocation.enabled=true".
+    """The objects that the chart makes of these values: see `render_chart`."""
+    return render_chart(CHART, *values, **options)
 
-    It has the example's table if they have none. The options are `helm template`'s, such as
-    `kube_version` and `namespace`.
+
+def render_chart(chart: Path, *values: str, **options: str) -> Objects:
+    """The objects that a chart makes of values such as "relocation.enabled=true".
+
+    It has the example's table if they have none. `@key=FILE` is the text of a file. The options are
+    `helm template`'s, such as `kube_version`; what `helm test` makes comes with skip_tests="false".
     """
-    tables = ("subnets", "exampleTable", "subnetsConfigMap", "awsSubnets.enabled", "@")
+    tables = ("exampleTable", "@subnets", "subnetsConfigMap", "awsSubnets.enabled")
     if not any(each.startswith(tables) for each in values):
         values = ("exampleTable=true", *values)
     arguments = []
     for each in values:
         file, is_file = each.removeprefix("@"), each.startswith("@")
         arguments += ["--set-file" if is_file else "--set", file]
-    for name, value in options.items():
-        arguments += [f"--{name.replace('_', '-')}", value]
+    options = {"skip_tests": "true"} | options
+    arguments += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     objects = Objects()
-    for each in json.loads(_rendered(tuple(arguments))):
+    for each in json.loads(_rendered(chart, tuple(arguments))):
         key = each["kind"], each["metadata"]["name"]
         assert key not in objects, f"two of {key}"
         objects[key] = each
@@ -160,8 +170,7 @@ def refusal(*arguments: str, environment: Mapping[str, str] = os.environ) -> str
         command(*arguments), capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode, arguments
-    lines = [line for line in done.stderr.splitlines() if "symbolic link" not in line]
-    return "\n".join(lines)
+    return without_links(done.stderr)
 
 
 def table_of(size: int) -> str:

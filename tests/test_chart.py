@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -26,6 +27,7 @@ from tests.chart import (
     named,
     refusal,
     render,
+    render_chart,
     run,
     table_of,
 )
@@ -88,30 +90,37 @@ class CodeTest(unittest.TestCase):
     """The code is that of the repository, and each container has what it needs."""
 
     PROGRAMS = (
-        ("lookup", ["python", "/app/server.py"], {"common", "lookup", "webhook"}),
+        ("lookup", ["python", "/app/server.py"], {"common", "lookup", "webhook", "kept"}),
         ("relocation", ["python", "-m", "relocation"], {"common", "relocation"}),
         ("subnets", ["python", "/app/publish.py"], {"common", "lookup"}),
+        ("test", ["python", "/app/verify.py"], {"common", "lookup"}),
     )
 
     def setUp(self) -> None:
-        self.objects = render(*EVERYTHING)
+        self.objects = render(*EVERYTHING, skip_tests="false")
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
 
     def test_each_program_has_its_folders_and_starts(self) -> None:
         for component, command, folders in self.PROGRAMS:
             with self.subTest(component):
+                file = ["table.json"] if component == "subnets" else []
                 app = self.folder / component
                 self.objects.lay_out("app", component, app)
                 self.assertEqual({each.name for each in app.iterdir() if each.is_dir()}, folders)
                 container = self.objects.container(component)
                 self.assertEqual(container["command"][: len(command)], command)
                 self.assertEqual(named(container["volumeMounts"], "app")["mountPath"], "/app")
-                start = [sys.executable, *command[1:]]
-                start = [each.replace("/app", str(app)) for each in start]
-                help_ = subprocess.run(
-                    [*start, "--help"], cwd=app, capture_output=True, text=True, check=False
-                )
-                self.assertEqual(help_.returncode, 0, help_.stderr)
+                self.assertIn("bad", self.start(app, *command[1:], *file))
+
+    def start(self, app: Path, *arguments: str) -> str:
+        """What the program says of a setting that is wrong: whatever it imports is there by then."""
+        command = [sys.executable, *(each.replace("/app", str(app)) for each in arguments)]
+        variables = {"NODE_LABEL": "bad"}
+        done = subprocess.run(
+            command, cwd=app, env=variables, capture_output=True, text=True, check=False
+        )
+        self.assertEqual(done.returncode, 2, done.stderr)
+        return done.stderr
 
     def test_every_file_is_that_of_the_repository(self) -> None:
         for component, _, _ in self.PROGRAMS:
@@ -120,29 +129,58 @@ class CodeTest(unittest.TestCase):
             for path in app.rglob("*"):
                 if path.is_file():
                     with self.subTest(path):
-                        self.assertEqual(
-                            path.read_bytes(), (ROOT / path.relative_to(app)).read_bytes()
-                        )
+                        file = CHART / "files" / "app" / path.relative_to(app)
+                        self.assertEqual(path.read_bytes(), file.read_bytes())
             for folder in (each for each in app.iterdir() if each.is_dir()):
                 expected = {each.name for each in (ROOT / folder.name).glob("*.py")}
                 self.assertEqual({each.name for each in folder.iterdir()}, expected)
 
     def test_a_change_rolls_only_those_who_have_it(self) -> None:
-        before = self.checksums(self.objects)
-        after = self.checksums(render(*EVERYTHING, "relocation.settings.relocateAfter=60"))
-        self.assertEqual(before, after)  # a setting is in the environment
-        self.assertNotEqual(before["lookup"], before["relocation"])
-
-    def checksums(self, objects: Objects) -> dict[str, Any]:
-        return {
-            template["metadata"]["labels"]["app.kubernetes.io/component"]: template["metadata"].get(
-                "annotations"
+        for number, (path, rolled) in enumerate(
+            (
+                ("app/common/names.py", {"lookup", "relocation"}),
+                ("app/lookup/placement.py", {"lookup"}),
+                ("app/relocation/world.py", {"relocation"}),
+                ("app/publish.py", set()),
+                ("opa/authorization.rego", {"opa"}),
+                ("example-subnets.json", set()),
+                ("alerts.yaml", set()),
             )
-            for template in objects.templates()
+        ):
+            with self.subTest(path):
+                chart = self.folder / str(number)
+                shutil.copytree(CHART, chart, ignore=shutil.ignore_patterns("__pycache__"))
+                with (chart / "files" / path).open("a") as file:
+                    file.write("# changed\n")
+                self.assertEqual(self.rolled(render_chart(chart, *EVERYTHING)), rolled)
+
+    def rolled(self, changed: Objects) -> set[str]:
+        """The components whose Deployments differ from what they were."""
+        before = self.objects.of("Deployment")
+        return {
+            each["metadata"]["labels"]["app.kubernetes.io/component"]
+            for name, each in changed.of("Deployment").items()
+            if each["spec"]["template"] != before[name]["spec"]["template"]
         }
 
+    def test_a_setting_rolls_only_those_who_have_it(self) -> None:
+        for value, rolled in (
+            ("relocation.settings.relocateAfter=60", {"relocation"}),
+            ("settings.dnsCacheTtl=6", {"lookup"}),
+            ("settings.nodeLabel=topology.k8s.aws/zone-id", {"lookup", "relocation"}),
+            ("awsSubnets.settings.awsRegions={us-east-1}", set()),
+            ("alerts.labels.release=prometheus", set()),
+        ):
+            with self.subTest(value):
+                self.assertEqual(self.rolled(render(*EVERYTHING, value)), rolled)
+
     def test_an_image_that_contains_it_needs_no_config_map(self) -> None:
-        objects = render(*EVERYTHING, "image.containsCode=true", "image.repository=my/placement")
+        objects = render(
+            *EVERYTHING,
+            "image.containsCode=true",
+            "image.repository=my/placement",
+            skip_tests="false",
+        )
         self.assertFalse([name for name in objects.of("ConfigMap") if "-code-" in name])
         for component, command, _ in self.PROGRAMS:
             with self.subTest(component):
@@ -285,7 +323,7 @@ class ObjectsTest(unittest.TestCase):
     """What all objects have in common."""
 
     def setUp(self) -> None:
-        self.objects = render(*EVERYTHING)
+        self.objects = render(*EVERYTHING, skip_tests="false")
 
     def test_their_namespace_and_labels(self) -> None:
         for (kind, name), each in self.objects.items():
@@ -295,7 +333,8 @@ class ObjectsTest(unittest.TestCase):
                 labels = each["metadata"]["labels"]
                 self.assertEqual(labels["app.kubernetes.io/name"], NAME)
                 self.assertEqual(labels["app.kubernetes.io/instance"], NAME)
-                self.assertEqual(labels["app.kubernetes.io/version"], VERSION)
+                if kind != "Pod":
+                    self.assertEqual(labels["app.kubernetes.io/version"], VERSION)
 
     def test_every_selector_selects_the_pods_of_its_component_alone(self) -> None:
         pods = {
@@ -306,8 +345,6 @@ class ObjectsTest(unittest.TestCase):
             for selector in selectors(kind, each):
                 with self.subTest(kind, name=name):
                     component = selector["app.kubernetes.io/component"]
-                    if component == "test":
-                        continue
                     selected = [key for key in pods if selector.items() <= pods[key].items()]
                     self.assertEqual(selected, [component])
 
@@ -330,7 +367,13 @@ class ObjectsTest(unittest.TestCase):
                     self.assertIn("memory", each["resources"]["limits"])
 
     def test_only_those_have_a_token_that_need_one(self) -> None:
-        for component, has in (("lookup", False), ("opa", False), ("relocation", True)):
+        for component, has in (
+            ("lookup", False),
+            ("opa", False),
+            ("relocation", True),
+            ("subnets", True),
+            ("test", True),
+        ):
             spec = self.objects.pod(component)
             self.assertEqual(spec["automountServiceAccountToken"], has, component)
             self.assertEqual("serviceAccountName" in spec, has, component)

@@ -15,6 +15,8 @@ from webhook.handler import WebhookHandler
 CONFIGURATION = "MutatingWebhookConfiguration"
 CERT_MANAGER = ("engine=webhook", "webhook.certificate=certManager")
 
+ROOT = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"
+
 # By values: the Service's name and its namespace.
 NAMES: tuple[tuple[tuple[str, ...], dict[str, str], str, str], ...] = (
     ((), {}, NAME, NAME),
@@ -39,9 +41,17 @@ class WebhookChartTest(unittest.TestCase):
                         (service["name"], service["namespace"]), (name + ending, namespace)
                     )
                     self.assertIn(("Service", service["name"]), objects)
-                    (selector,) = webhook(objects)["namespaceSelector"]["matchExpressions"]
-                    self.assertEqual(selector["operator"], "NotIn")
-                    self.assertEqual(selector["values"], ["kube-system", namespace])
+
+    def test_what_it_needs_itself_does_not_wait_for_it(self) -> None:
+        for engine in ("webhook", "opa"):
+            objects = render(f"engine={engine}")
+            (selector,) = webhook(objects)["namespaceSelector"]["matchExpressions"]
+            self.assertEqual((selector["operator"], selector["values"]), ("NotIn", ["kube-system"]))
+            (selector,) = webhook(objects)["objectSelector"]["matchExpressions"]
+            self.assertEqual(selector["operator"], "NotIn")
+            for template in objects.templates():
+                labels = template["metadata"]["labels"]
+                self.assertIn(labels[selector["key"]], selector["values"])
 
     def test_ports_meet(self) -> None:
         objects = render("engine=webhook")
@@ -156,12 +166,13 @@ class CertificateTest(unittest.TestCase):
 
     def test_one_s_own(self) -> None:
         own = ("webhook.certificate=secret", "webhook.secretName=mine")
+        (root := Path(self.enterContext(tempfile.TemporaryDirectory()), "root")).write_text(ROOT)
         for engine in ("webhook", "opa"):
-            objects = render(f"engine={engine}", *own, "webhook.caBundle=PEM")
+            objects = render(f"engine={engine}", *own, f"@webhook.caBundle={root}")
             self.assertFalse(objects.of("Secret") or objects.of("Certificate"))
             bundle = webhook(objects)["clientConfig"]["caBundle"]
-            self.assertEqual(base64.b64decode(bundle), b"PEM")
-        self.check_mount(render("engine=webhook", *own, "webhook.caBundle=PEM"), "mine")
+            self.assertEqual(base64.b64decode(bundle), ROOT.encode())
+        self.check_mount(render("engine=webhook", *own, f"@webhook.caBundle={root}"), "mine")
         said = refusal("--set", ",".join(("exampleTable=true", "engine=webhook", *own)))
         self.assertIn("webhook.caBundle", said)
 

@@ -9,6 +9,10 @@ publish: [publish.py]
 verify: [verify.py]
 {{- end }}
 
+{{- define "zp.code.ofService" -}}
+[server, common, lookup, webhook, kept]
+{{- end }}
+
 {{/* What is in a part, as a dict of path and text: (list . "lookup"). */}}
 {{- define "zp.code.files" -}}
 {{- $top := first . }}

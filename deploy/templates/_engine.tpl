@@ -68,8 +68,12 @@ namespaceSelector:
   matchExpressions:
     - key: kubernetes.io/metadata.name
       operator: NotIn
-      values: [kube-system, {{ .Release.Namespace }}]
-objectSelector: {}
+      values: [kube-system]
+objectSelector:
+  matchExpressions:
+    - key: app.kubernetes.io/part-of
+      operator: NotIn
+      values: [{{ .Chart.Name }}]
 {{- $policy := .Files.Get "files/kyverno/mutatingpolicy/automatic-zone-placement.yaml" | fromYaml }}
 # Decided by the API server: a Pod that is left alone costs no call.
 matchConditions:

@@ -41,3 +41,8 @@ helm.sh/chart: {{ $top.Chart.Name }}-{{ $top.Chart.Version | replace "+" "_" }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
+
+{{/* Where `helm test` creates its Pod by dry run: in kube-system, Pods are left alone. */}}
+{{- define "zp.test.namespace" -}}
+{{ ternary "default" .Release.Namespace (eq .Release.Namespace "kube-system") }}
+{{- end }}

@@ -55,13 +55,14 @@ capabilities:
 {{ .repository }}{{ with .tag }}:{{ . }}{{ end }}{{ with .digest }}@{{ . }}{{ end }}
 {{- end }}
 
-{{/* The environment that a section `settings` makes: dnsTimeout is DNS_TIMEOUT; lists have commas, but for AWS's. */}}
+{{/* The environment that a section `settings` makes: dnsTimeout is DNS_TIMEOUT; a list's parts have
+commas between them, but spaces where they may have commas themselves. */}}
 {{- define "zp.environment" -}}
 {{- range $key, $value := . }}
 {{- $name := snakecase $key | upper }}
 - name: {{ $name }}
   {{- if kindIs "slice" $value }}
-  value: {{ join (ternary " " "," (hasPrefix "AWS_" $name)) $value | quote }}
+  value: {{ join (ternary " " "," (regexMatch "^(AWS|KEPT)_" $name)) $value | quote }}
   {{- else if and (kindIs "float64" $value) (eq (floor $value) $value) }}
   value: {{ int64 $value | quote }}
   {{- else }}
