@@ -14,12 +14,13 @@ import logging
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
+from math import inf
 from threading import Event, RLock
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import uuid4
 
-from common.kubernetes import Client, KubernetesError, Refused
+from common.kubernetes import Client, Json, KubernetesError, Refused
 
 # Seconds for which a Lease that nobody renews is its holder's, for which a leader that cannot renew
 # it goes on, and from one attempt to the next: client-go's. A leader gives up before another begins.
@@ -29,10 +30,6 @@ RETRY_PERIOD = 2.0
 
 # Seconds for a call: reading and writing, one after the other, end within the deadline.
 CALL_TIMEOUT = 4.0
-
-NEVER = float("-inf")
-
-Json = dict[str, Any]
 
 
 class NotLeading(KubernetesError):
@@ -85,7 +82,7 @@ class LeaderElection:
         self._lock = RLock()
         self._written: Json | None = None  # the Lease as we wrote it last; None: it must be read
         self._seen = Sighting({}, clock())
-        self._renewed = NEVER
+        self._renewed = -inf
         self._said = ""
 
     def run(self, stopping: Event) -> None:
@@ -117,7 +114,7 @@ class LeaderElection:
             if spec != self._seen.spec:
                 self._seen = Sighting(spec, now)
             if lease and spec.get("holderIdentity") != self.identity:
-                self._renewed = NEVER
+                self._renewed = -inf
                 self.note = self._note_in(lease)
             wanted = bid(spec, self.identity, self._seen.is_free(now), _timestamp())
             if wanted:
@@ -139,7 +136,7 @@ class LeaderElection:
             if lease and self.is_leading():
                 free = {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _timestamp()}
                 self._write(lease, lease["spec"] | free, self.note, now)
-                self._renewed = NEVER
+                self._renewed = -inf
 
     def _read(self) -> Json:
         """The Lease; empty if there is none."""

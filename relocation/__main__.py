@@ -11,14 +11,11 @@ created anew by their owners and placed as new Pods are.
 from __future__ import annotations
 
 import argparse
-import logging
+import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from threading import Thread
 
 from common import log
 from common.errors import complain, shown
@@ -27,21 +24,18 @@ from common.lease import LeaderElection
 from common.listening import open_port
 from common.names import VERSION
 from common.settings import InvalidSetting
+from common.signals import end_at_once
 from relocation.lookup_client import AGENT, NAMES, LookupFailure
-from relocation.metrics_port import MetricsServer
+from relocation.program import Program
 from relocation.report import report
 from relocation.rounds import Relocator
-from relocation.settings import LEASE, MEMORY_ANNOTATION, RelocationSettings
-
-# Seconds that a call in flight has to end in after SIGTERM.
-PATIENCE = 1.0
+from relocation.settings import HISTORY_ANNOTATION, LEASE, RelocationSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs as the environment says; the exit status is 2 if that is not possible."""
-    # As process 1 of a container it would not be ended by the signal, before there is a handler.
-    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
-    options = parse_arguments(arguments)
+    end_at_once()
+    options = options_of(arguments)
     try:
         settings = RelocationSettings.from_environment(os.environ)
         api = Client.from_environment(os.environ, AGENT)
@@ -59,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return complain(str(error), status=2)
     handler = log.start(settings.log_level)
     log.warn(warnings)
-    run(Relocator(api, settings, election, handler.dropped if handler else None), listener)
+    relocator = Relocator(api, settings, election, handler.dropped if handler else None)
+    asyncio.run(Program(relocator).run(listener))
     return 0
 
 
@@ -68,10 +63,10 @@ def candidate(api: Client, settings: RelocationSettings) -> LeaderElection:
     namespace = settings.namespace or own_namespace()
     if not namespace:
         raise InvalidSetting("NAMESPACE is not set, and this is not a Pod of a cluster")
-    return LeaderElection(api, namespace, LEASE, MEMORY_ANNOTATION)
+    return LeaderElection(api, namespace, LEASE, HISTORY_ANNOTATION)
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """What the command line says; ends the process for `--help`, `--version` and what is wrong."""
     parser = RelocationSettings.parser(
         "Evicts Pods whose database has moved to another zone, or reports them.", os.environ
@@ -101,48 +96,6 @@ def print_report(api: Client, settings: RelocationSettings, options: argparse.Na
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     print(*lines, sep="\n")
     return 0
-
-
-def run(relocator: Relocator, listener: socket.socket) -> None:
-    """Runs until SIGTERM or SIGINT; a second one ends the process at once.
-
-    What is in flight then has a second to end. The threads are daemons: a call that
-    hangs does not keep the process.
-    """
-
-    def stop(number: int, _frame: object) -> None:
-        if relocator.stopping.is_set():
-            os._exit(128 + number)
-        relocator.stopping.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    server = MetricsServer(listener, relocator.metrics.families)
-    Thread(target=server.serve_forever, daemon=True).start()
-    election = Thread(target=relocator.election.run, args=(relocator.stopping,), daemon=True)
-    election.start()
-    worker = Thread(target=relocator.run, daemon=True)
-    worker.start()
-    address, port, *_ = listener.getsockname()
-    changed = " ".join(relocator.settings.changed(os.environ)) or "all by default"
-    logging.info("metrics on %s port %d, settings: %s", address, port, changed)
-    relocator.stopping.wait()
-    worker.join(PATIENCE)
-    if not worker.is_alive():  # else it may be evicting somebody, and nobody else may begin yet
-        release(relocator.election)
-    logging.info("stopped")
-
-
-def release(election: LeaderElection) -> None:
-    """Lets another relocator begin at once, unless the API server is not there."""
-
-    def work() -> None:
-        with suppress(KubernetesError):
-            election.release()
-
-    thread = Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from relocation.history import History, Move, Seen, remember_answers, settle_moves
 from relocation.landings import Obstacle, Rules, Verdict, landings
-from relocation.memory import Memory, Move, Seen, remember_answers, settle_moves
 from relocation.scheduling import why_no_node
 from relocation.world import Workload, World
 
@@ -25,7 +25,7 @@ class Plan(NamedTuple):
     """What to report, whom to evict, and what to remember."""
 
     workloads: Mapping[Workload, Sequence[Verdict]]
-    memory: Memory
+    history: History
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -41,18 +41,18 @@ class Plan(NamedTuple):
         return {each.pod.asks for each in self.verdicts if each.landed == "elsewhere"}
 
 
-def make_plan(world: World, memory: Memory, rules: Rules, now: float) -> Plan:
+def make_plan(world: World, history: History, rules: Rules, now: float) -> Plan:
     """What to do about the Pods that are not where their database is."""
-    seen = remember_answers(memory.seen, world.answers, rules, now)
+    seen = remember_answers(history.seen, world.answers, rules, now)
     workloads: dict[Workload, list[Verdict]] = defaultdict(list)
     for verdict in landings(world, rules):
         workloads[verdict.pod.workload].append(verdict)
-    moves = settle_moves(memory.moves, workloads, rules, now)
+    moves = settle_moves(history.moves, workloads, rules, now)
     judged = {}
     for workload, peers in workloads.items():
         trouble = _trouble(peers, moves.get(workload), now)
         judged[workload] = list(_judged(peers, trouble, world, seen, rules))
-    return Plan(judged, Memory(seen, moves))
+    return Plan(judged, History(seen, moves))
 
 
 def _judged(
@@ -84,11 +84,12 @@ def _turn(verdict: Verdict) -> tuple[bool, float]:
 
 def _trouble(peers: Sequence[Verdict], move: Move | None, now: float) -> Obstacle | None:
     """What keeps all Pods of a workload where they are."""
-    if move and move.until is None:
-        return Obstacle("another Pod of its workload is on the move", "workload")
-    if move and move.until is not None and now < move.until:
-        left = _duration(move.until - now)
-        return Obstacle(f"left alone for {left}: the last one landed elsewhere", "backoff")
+    if move:
+        if move.until is None:
+            return Obstacle("another Pod of its workload is on the move", "workload")
+        if now < move.until:
+            left = _duration(move.until - now)
+            return Obstacle(f"left alone for {left}: the last one landed elsewhere", "backoff")
     if any(not each.pod.is_ready or each.pod.is_terminating for each in peers):
         return Obstacle("another Pod of its workload is not Ready", "workload")
     return None

@@ -9,7 +9,7 @@ from common.errors import shown
 from common.kubernetes import Client, KubernetesError, Refused
 from relocation.landings import Verdict
 
-Outcome = Literal["evicted", "budget", "gone", "refused"]
+EvictionResult = Literal["evicted", "budget", "gone", "refused"]
 
 # HTTP statuses with which the API server, or what is in between, does not say what has become of it.
 UNSURE = (502, 503, 504)
@@ -31,7 +31,7 @@ def request_eviction(api: Client, verdict: Verdict) -> None:
     api.create(f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}/eviction", eviction)
 
 
-def outcome_of(refusal: Refused) -> Outcome | None:
+def outcome_of(refusal: Refused) -> EvictionResult | None:
     """What a refusal means; None if the Pod may have been evicted all the same."""
     if refusal.status in UNSURE or refusal.reason.endswith("Timeout"):
         return None

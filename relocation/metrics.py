@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import get_args
 
 from common.metrics import Counter, Family, Gauge, LabelledGauge, process
-from relocation.eviction import Outcome
+from relocation.eviction import EvictionResult
+from relocation.history import History
 from relocation.landings import Landed, Verdict, Wait
-from relocation.memory import Memory
 
 
 class RelocationMetrics:
@@ -36,14 +36,14 @@ class RelocationMetrics:
         self.backed_off = 0
         self.last_success = 0.0
         self.rounds.begin(("success",), ("failure",))
-        self.evictions.begin(*((outcome,) for outcome in get_args(Outcome)))
+        self.evictions.begin(*((outcome,) for outcome in get_args(EvictionResult)))
         self.clear()
 
     def clear(self) -> None:
         """Shows nobody: whoever does not lead knows of none."""
         self.show_landings([])
         self.show_waits({})
-        self.show_memory(Memory(), 0)
+        self.show_history(History(), 0)
 
     def show_landings(self, verdicts: Iterable[Verdict]) -> None:
         """Shows where the Pods are."""
@@ -56,9 +56,9 @@ class RelocationMetrics:
         for wait in get_args(Wait):
             self.waiting.set(waits.get(wait, 0), wait)
 
-    def show_memory(self, memory: Memory, now: float) -> None:
+    def show_history(self, history: History, now: float) -> None:
         """Shows how many workloads are on the move, and left alone."""
-        self.moving, self.backed_off = memory.moving(), memory.backed_off(now)
+        self.moving, self.backed_off = history.moving(), history.backed_off(now)
 
     def families(self) -> list[Family]:
         """All families, in the order they are shown."""

@@ -9,9 +9,9 @@ from time import gmtime, strftime, time
 from common.errors import shown
 from common.kubernetes import Client
 from relocation.decision import make_plan
+from relocation.history import History
 from relocation.landings import Verdict
 from relocation.look import has_all_pods, look
-from relocation.memory import Memory
 from relocation.settings import RelocationSettings
 
 COLUMNS = (
@@ -39,7 +39,7 @@ def report(
     world = look(api, settings, asks, **query)
     # An answer's age is not known to somebody who asks once: taken to be enough.
     rules = settings.rules()._replace(after=0)
-    plan = make_plan(world, Memory(), rules, time())
+    plan = make_plan(world, History(), rules, time())
     elsewhere = [each for each in plan.verdicts if each.landed == "elsewhere"]
     fates = [_fate(api, each) for each in elsewhere]
     rows = [_row(each, fate) for each, fate in zip(elsewhere, fates, strict=True)]

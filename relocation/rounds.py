@@ -14,16 +14,16 @@ from common.metrics import Counter
 from common.names import DECIDED_ZONE_LABEL
 from relocation.decision import Plan, make_plan
 from relocation.eviction import (
-    Outcome,
+    EvictionResult,
     described,
     outcome_of,
     record_relocation,
     request_eviction,
 )
+from relocation.history import MAX_MOVES, History
 from relocation.landings import Verdict, Wait
 from relocation.look import has_all_pods, look
 from relocation.lookup_client import LookupFailure
-from relocation.memory import MAX_MOVES, Memory
 from relocation.metrics import RelocationMetrics
 from relocation.settings import RelocationSettings
 from relocation.world import Workload
@@ -35,7 +35,7 @@ FIRST_PAUSE = 1.0
 STAND_BY_PAUSE = 0.2
 
 # What a Pod waits for whose eviction was asked for.
-WAITS: dict[Outcome, Wait | None] = {
+WAITS: dict[EvictionResult, Wait | None] = {
     "evicted": None,
     "budget": "budget",
     "gone": "pod",
@@ -58,10 +58,10 @@ class Relocator:
         self.election = election
         self.metrics = RelocationMetrics(election.is_leading, lines_dropped)
         self.stopping = Event()
-        self.memory = Memory()
+        self.history = History()
         self.term = ""  # in which that was learnt
         self.summary = ""  # as it was last logged
-        self.refused: dict[Workload, Outcome] = {}
+        self.refused: dict[Workload, EvictionResult] = {}
 
     def run(self) -> None:
         """Runs until `stopping` is set."""
@@ -89,7 +89,7 @@ class Relocator:
             self.metrics.rounds.increment("success")
             self.metrics.last_success = time()
             return True
-        self.memory = self.memory.interrupted()
+        self.history = self.history.interrupted()
         self.metrics.rounds.increment("failure")
         return False
 
@@ -98,8 +98,8 @@ class Relocator:
         self.recall()
         world = look(self.api, self.settings, labelSelector=DECIDED_ZONE_LABEL)
         now = time()
-        plan = make_plan(world, self.memory, self.settings.rules(), now)
-        self.memory = plan.memory
+        plan = make_plan(world, self.history, self.settings.rules(), now)
+        self.history = plan.history
         self.show(plan, now)
         waits = _waits(plan.verdicts, now)
         evictions = plan.evictions()
@@ -109,7 +109,7 @@ class Relocator:
             if wait := self.move(verdict, plan, now):
                 waits[wait] = max(waits.get(wait, 0.0), now - verdict.since)
         self.metrics.show_waits(waits)
-        self.metrics.show_memory(self.memory, now)
+        self.metrics.show_history(self.history, now)
         self.leave(plan)
 
     def recall(self) -> None:
@@ -117,21 +117,21 @@ class Relocator:
         if self.term != self.election.term:
             self.term = self.election.term
             try:
-                self.memory = Memory.from_text(self.election.note, time())
+                self.history = History.from_text(self.election.note, time())
             except ValueError as error:
                 logging.warning("begins anew: %s", error)
-                self.memory = Memory()
+                self.history = History()
 
     def leave(self, plan: Plan) -> None:
         """Writes down what must not be forgotten. Raises `KubernetesError`."""
-        note = self.memory.to_text(sorted(plan.names_elsewhere()))
+        note = self.history.to_text(sorted(plan.names_elsewhere()))
         if note != self.election.note:
             self.election.save(note)
 
     def show(self, plan: Plan, now: float) -> None:
         """Sets the metrics, and logs what has changed since the last round."""
         self.metrics.show_landings(plan.verdicts)
-        self.metrics.show_memory(plan.memory, now)
+        self.metrics.show_history(plan.history, now)
         counts = Tally(verdict.landed for verdict in plan.verdicts)
         line = (
             f"{counts['in_zone']} Pods in their zone, {counts['elsewhere']} elsewhere, "
@@ -157,25 +157,25 @@ class Relocator:
         workload = verdict.pod.workload
         if not has_all_pods(self.api, workload):
             return "workload"
-        before = self.memory
-        self.memory = before.with_move(verdict, plan.workloads[workload], now)
+        before = self.history
+        self.history = before.with_move(verdict, plan.workloads[workload], now)
         self.leave(plan)
         outcome = self.evict(verdict)
         if outcome != "evicted":
-            self.memory = before
+            self.history = before
         return WAITS[outcome]
 
     def is_full(self) -> bool:
         """Whether nobody else may be evicted now."""
         return (
-            self.memory.moving() >= self.settings.relocate_max_concurrent
-            or len(self.memory.moves) >= MAX_MOVES
+            self.history.moving() >= self.settings.relocate_max_concurrent
+            or len(self.history.moves) >= MAX_MOVES
             or self.stopping.is_set()
         )
 
-    def evict(self, verdict: Verdict) -> Outcome:
+    def evict(self, verdict: Verdict) -> EvictionResult:
         """Asks for the Pod's eviction. Raises `KubernetesError` if it may have been granted."""
-        outcome: Outcome = "evicted"
+        outcome: EvictionResult = "evicted"
         try:
             request_eviction(self.api, verdict)
             logging.info("%s: evicted", described(verdict))

@@ -5,38 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.kubernetes import optional_url
-from common.names import ANNOTATION, ZONE_ID_LABEL, ZONE_LABEL
-from common.settings import LOG_LEVELS, Settings, one_of, seconds, setting, text, whole_number
+from common.names import ANNOTATION
+from common.settings import (
+    ApiServerSettings,
+    ServingSettings,
+    ZoneSettings,
+    seconds,
+    setting,
+    text,
+    whole_number,
+)
 from relocation.landings import Rules
 
 # Two relocators in a namespace are one at a time, whatever they are called.
 LEASE = "automatic-zone-placement-relocation"
 
 # The Lease's annotation with what the next leader must know.
-MEMORY_ANNOTATION = f"{ANNOTATION}/memory"
+HISTORY_ANNOTATION = f"{ANNOTATION}/history"
 
 
 @dataclass(frozen=True)
-class RelocationSettings(Settings):
+class RelocationSettings(ServingSettings, ZoneSettings, ApiServerSettings):
     """The settings of relocation."""
 
-    host: str = setting("", text, "the address to serve metrics on; by default all, IPv4 and IPv6")
-    port: int = setting("8080", whole_number(65535), "the port; 0 takes a free one and logs it")
-    log_level: str = setting(
-        "INFO",
-        one_of(*LOG_LEVELS),
-        f"{', '.join(LOG_LEVELS)}; DEBUG says in each round who is elsewhere, and why they stay",
-    )
-    node_label: str = setting(
-        ZONE_LABEL,
-        one_of(ZONE_LABEL, ZONE_ID_LABEL),
-        f"the label that stands for a node's zone: {ZONE_LABEL} or {ZONE_ID_LABEL}",
-    )
-    kubernetes_url: str = setting(
-        "",
-        optional_url,
-        "an API server that needs no token: `kubectl proxy`; by default the cluster's",
-    )
     namespace: str = setting(
         "", text, f"the namespace of the Lease {LEASE}; by default that of this Pod"
     )

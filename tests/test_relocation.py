@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -13,8 +14,8 @@ import sys
 import threading
 import time
 import unittest
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from collections.abc import Coroutine, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -25,17 +26,16 @@ from common.listening import listen
 from common.metrics import render
 from common.settings import InvalidSetting
 from lookup.settings import LookupSettings
-from relocation import metrics_port
-from relocation.__main__ import candidate, parse_arguments
-from relocation.eviction import Outcome
+from relocation.__main__ import candidate, options_of
+from relocation.eviction import EvictionResult
+from relocation.history import History, Seen
 from relocation.landings import Wait
 from relocation.lookup_client import LOOKUP_TIMEOUT, LOOKUPS, LookupFailure, ask_all
-from relocation.memory import Memory, Seen
 from relocation.metrics import RelocationMetrics
-from relocation.metrics_port import MetricsServer
+from relocation.program import MAX_CONNECTIONS, Program
 from relocation.report import COLUMNS, report
 from relocation.rounds import Relocator
-from relocation.settings import LEASE, MEMORY_ANNOTATION, RelocationSettings
+from relocation.settings import HISTORY_ANNOTATION, LEASE, RelocationSettings
 from tests.api_server import (
     ApiServer,
     Fault,
@@ -302,7 +302,7 @@ class RoundTest(unittest.TestCase):
             self.assertEqual(len(log.output), 1)
             self.assertIn("says why", log.output[0])
             self.assertEqual(relocator.metrics.evictions.values[outcome,], 3)
-            self.assertEqual((relocator.memory.moves, self.cluster.evictions()), ({}, []))
+            self.assertEqual((relocator.history.moves, self.cluster.evictions()), ({}, []))
 
     def test_another_refusal_is_said_too(self) -> None:
         eviction = "POST /api/v1/namespaces/shop/pods/web-0/eviction"
@@ -483,7 +483,7 @@ class LeaderTest(unittest.TestCase):
 
     def left(self) -> Json:
         """What the Lease says that the next leader must know."""
-        note: Json = json.loads(self.cluster.lease["metadata"]["annotations"][MEMORY_ANNOTATION])
+        note: Json = json.loads(self.cluster.lease["metadata"]["annotations"][HISTORY_ANNOTATION])
         return note
 
     def test_a_move_is_written_down_before_it_is_begun(self) -> None:
@@ -548,8 +548,8 @@ class LeaderTest(unittest.TestCase):
     def test_how_long_an_answer_was_the_same_is_left(self) -> None:
         relocator = self.cluster.relocator(RELOCATE_AFTER="300")
         relocator.round()
-        seen = relocator.memory.seen[NAME]
-        relocator.memory = relocator.memory._replace(seen={NAME: seen._replace(seconds=299.5)})
+        seen = relocator.history.seen[NAME]
+        relocator.history = relocator.history._replace(seen={NAME: seen._replace(seconds=299.5)})
         relocator.round()
         self.assertEqual(self.cluster.evictions(), [])
         relocator = self.cluster.relocator(RELOCATE_AFTER="299.5")
@@ -564,11 +564,11 @@ class LeaderTest(unittest.TestCase):
 
     def test_a_failed_round_interrupts(self) -> None:
         self.relocator.round()
-        self.assertIsNotNone(self.relocator.memory.seen[NAME].at)
+        self.assertIsNotNone(self.relocator.history.seen[NAME].at)
         self.server.faults[f"GET {NODES}"] = [refusal(500)]
         with self.assertLogs(level="ERROR"):
             self.relocator.try_round()
-        self.assertIsNone(self.relocator.memory.seen[NAME].at)
+        self.assertIsNone(self.relocator.history.seen[NAME].at)
 
     def test_one_that_stands_by_looks_at_nothing_and_shows_nobody(self) -> None:
         self.relocator.round()
@@ -593,7 +593,7 @@ class WaitTest(unittest.TestCase):
     def waits(self, relocator: Relocator) -> dict[str, float]:
         """The hours for which somebody waits, by reason; the database moved one ago."""
         moved = Seen(answer().fingerprint, time.time() - 3600, 0.0)
-        self.cluster.leader.save(Memory({NAME: moved}).to_text([NAME]))
+        self.cluster.leader.save(History({NAME: moved}).to_text([NAME]))
         with self.assertLogs(level="INFO"):
             relocator.round()
         levels = relocator.metrics.waiting.values.items()
@@ -782,18 +782,24 @@ class ReportTest(unittest.TestCase):
 class MetricsPortTest(unittest.TestCase):
     def setUp(self) -> None:
         self.relocator = Cluster(self.enterContext(api_server())).relocator()
-        listener = listen("127.0.0.1", 0)
-        server = MetricsServer(listener, self.relocator.metrics.families)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        self.program = Program(self.relocator)
+        self.loop = asyncio.new_event_loop()
+        self.addCleanup(self.loop.close)
+        thread = threading.Thread(target=self.loop.run_forever)
         thread.start()
         self.addCleanup(thread.join, DEADLINE)
-        self.addCleanup(server.server_close)
-        self.addCleanup(server.shutdown)
+        self.addCleanup(self.loop.call_soon_threadsafe, self.loop.stop)
+        listener = listen("127.0.0.1", 0)
+        self.complete(self.program.port.listen(listener))
+        self.addCleanup(lambda: self.complete(self.program.port.drain()))
         self.remote = Remote(listener.getsockname()[1])
+
+    def complete(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self.loop).result(DEADLINE)
 
     def test_all_samples_are_there_before_the_first_round(self) -> None:
         samples = [line.partition(" ")[0] for line in self.samples()]
-        for outcome in get_args(Outcome):
+        for outcome in get_args(EvictionResult):
             self.assertIn(
                 f'automatic_zone_placement_relocation_evictions_total{{outcome="{outcome}"}}',
                 samples,
@@ -825,16 +831,21 @@ class MetricsPortTest(unittest.TestCase):
         response = self.remote.request("/x")
         self.assertEqual((response.status, response.body["reason"]), (404, "NotFound"))
 
-    def test_too_many_connections_are_closed(self) -> None:
-        self.enterContext(mock.patch.object(metrics_port, "MAX_CONNECTIONS", 0))
-        self.enterContext(mock.patch.object(metrics_port.MetricsHandler, "timeout", 2 * DEADLINE))
-        with self.remote.connect() as connection:
-            self.assertEqual(connection.recv(1), b"")
+    def test_readiness(self) -> None:
+        self.assertEqual(self.remote.request("/readyz").status, 200)
+        self.program.stop()
+        self.assertEqual(self.remote.request("/readyz").status, 503)
+        self.assertEqual(self.remote.request("/healthz").status, 200)
 
-    def test_one_that_sends_nothing_is_closed(self) -> None:
-        self.enterContext(mock.patch.object(metrics_port.MetricsHandler, "timeout", 0.05))
-        with self.remote.connect() as connection:
-            self.assertEqual(connection.recv(1), b"")
+    def test_slow_clients_keep_nobody_from_an_answer(self) -> None:
+        """However many begin a request and never end it."""
+        with ExitStack() as slow:
+            for _ in range(3 * MAX_CONNECTIONS):
+                connection = slow.enter_context(self.remote.connect())
+                with suppress(ConnectionError):
+                    connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+            for path in ("/healthz", "/metrics"):
+                self.assertEqual(self.remote.request(path).status, 200)
 
 
 class ProcessTest(unittest.TestCase):
@@ -953,7 +964,7 @@ class ProcessTest(unittest.TestCase):
             complaint = io.StringIO()
             with self.subTest(arguments), redirect_stderr(complaint):
                 with self.assertRaises(SystemExit) as caught:
-                    parse_arguments(arguments)
+                    options_of(arguments)
                 self.assertEqual(caught.exception.code, 2)
                 self.assertIn(named, complaint.getvalue())
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from relocation.decision import Plan, make_plan
+from relocation.history import GRACE, MAX_BACKOFF, MAX_HISTORY, MAX_MOVES, History, Move, Seen
 from relocation.landings import Rules, Verdict
-from relocation.memory import GRACE, MAX_BACKOFF, MAX_MOVES, MAX_SIZE, Memory, Move, Seen
 from relocation.world import (
     NOWHERE,
     Claim,
@@ -97,9 +97,9 @@ def answer(where: str = "zone-b", **changes: Any) -> Destination:
     return Destination.from_json({"zone": None} | merged(base, changes))
 
 
-def seen(seconds: float = 300, what: Destination | None = None) -> Memory:
+def seen(seconds: float = 300, what: Destination | None = None) -> History:
     """An answer that has been the same for so long."""
-    return Memory({NAME: Seen((what or answer()).fingerprint, NOW - seconds, seconds, NOW)})
+    return History({NAME: Seen((what or answer()).fingerprint, NOW - seconds, seconds, NOW)})
 
 
 def world(
@@ -475,8 +475,8 @@ class ObstacleTest(unittest.TestCase):
     def test_an_answer(self) -> None:
         for said, obstacle in ANSWERS:
             with self.subTest(said):
-                memory = seen(what=said if isinstance(said, Destination) else None)
-                plan = make_plan(world(pod(), said=said), memory, RULES, NOW)
+                history = seen(what=said if isinstance(said, Destination) else None)
+                plan = make_plan(world(pod(), said=said), history, RULES, NOW)
                 (verdict,) = plan.verdicts
                 is_elsewhere = verdict.landed == "elsewhere"
                 self.assertEqual(why(verdict) if is_elsewhere else None, obstacle)
@@ -573,14 +573,14 @@ class ObstacleTest(unittest.TestCase):
 
 class HistoryTest(unittest.TestCase):
     def test_how_long_an_answer_has_been_the_same(self) -> None:
-        for history, moves in HISTORIES:
-            with self.subTest(history):
-                memory = Memory()
-                for minute, said in enumerate(history):
+        for answers, moves in HISTORIES:
+            with self.subTest(answers):
+                history = History()
+                for minute, said in enumerate(answers):
                     if said in SAID:
                         there = world(pod(), said=SAID[said])
-                        plan = make_plan(there, memory, RULES, NOW + 60 * minute)
-                        memory = plan.memory
+                        plan = make_plan(there, history, RULES, NOW + 60 * minute)
+                        history = plan.history
                 self.assertEqual(evicted(plan), ["web-1"] if moves else [])
 
     def test_how_long_it_must_still_stay(self) -> None:
@@ -589,16 +589,16 @@ class HistoryTest(unittest.TestCase):
             self.assertEqual(why(verdict), f"its database must stay there for {wait} more")
 
     def test_a_clock_that_was_set_back_or_forth(self) -> None:
-        memory = make_plan(world(pod()), Memory(), RULES, NOW).memory
+        history = make_plan(world(pod()), History(), RULES, NOW).history
         for now, seconds in ((NOW - 9e9, 0), (NOW + 9e9, 120), (NOW, 120)):
-            memory = make_plan(world(pod()), memory, RULES, now).memory
-            self.assertEqual(memory.seen[NAME].seconds, seconds)
+            history = make_plan(world(pod()), history, RULES, now).history
+            self.assertEqual(history.seen[NAME].seconds, seconds)
 
     def test_names_that_nobody_has_any_more_are_forgotten(self) -> None:
-        self.assertEqual(make_plan(world(), seen(), RULES, NOW).memory, Memory())
+        self.assertEqual(make_plan(world(), seen(), RULES, NOW).history, History())
 
     def test_without_a_wait(self) -> None:
-        plan = make_plan(world(pod()), Memory(), RULES._replace(after=0), NOW)
+        plan = make_plan(world(pod()), History(), RULES._replace(after=0), NOW)
         self.assertEqual(evicted(plan), ["web-1"])
 
 
@@ -608,19 +608,19 @@ class WorkloadTest(unittest.TestCase):
     def setUp(self) -> None:
         self.pods = {f"web-{n}": pod(f"web-{n}") for n in range(3)}
         self.nodes = [node("a1"), node("b1"), node("c1")]
-        self.memory = seen()
+        self.history = seen()
         self.now = NOW
 
     def round(self, seconds: float = 60) -> list[str]:
         """The Pods that one round evicts; they are gone then, and their successors not yet there."""
         self.now += seconds
         there = world(*self.pods.values(), nodes=self.nodes)
-        self.plan = make_plan(there, self.memory, RULES, self.now)
+        self.plan = make_plan(there, self.history, RULES, self.now)
         names = evicted(self.plan)
-        self.memory = self.plan.memory
+        self.history = self.plan.history
         for each in self.plan.evictions():
             peers = self.plan.workloads[each.pod.workload]
-            self.memory = self.memory.with_move(each, peers, self.now)
+            self.history = self.history.with_move(each, peers, self.now)
             del self.pods[each.pod.name]
         return names
 
@@ -640,7 +640,7 @@ class WorkloadTest(unittest.TestCase):
         self.assertEqual(self.round(), ["web-2"])
         self.arrive("new-2")
         self.assertEqual(self.round(), [])
-        self.assertEqual(self.memory.moves, {})
+        self.assertEqual(self.history.moves, {})
 
     def test_a_successor_of_the_same_name(self) -> None:
         self.assertEqual(self.round(), ["web-0"])
@@ -666,15 +666,15 @@ class WorkloadTest(unittest.TestCase):
             self.assertEqual(len(names), 1, attempt)
             self.arrive(f"new-{attempt}", "a1")
             self.assertEqual(self.round(), [])
-            self.assertEqual(self.memory.backed_off(self.now), 1)
-            (move,) = self.memory.moves.values()
+            self.assertEqual(self.history.backed_off(self.now), 1)
+            (move,) = self.history.moves.values()
             assert move.until
             pauses.append(move.until - self.now)
             self.assertEqual(self.round(pauses[-1] - 1), [])
             obstacle = "left alone for 1 s: the last one landed elsewhere"
             self.assertEqual({why(each) for each in self.plan.verdicts}, {obstacle})
         self.round(1)
-        self.assertEqual(self.memory.backed_off(self.now), 0)
+        self.assertEqual(self.history.backed_off(self.now), 0)
         self.assertEqual(pauses, [600, 1200, 2400, 4800, 9600])
 
     def created(self) -> str:
@@ -685,7 +685,7 @@ class WorkloadTest(unittest.TestCase):
             self.assertEqual(len(self.round(MAX_BACKOFF + 1)), 1, attempt)
             self.arrive(f"new-{attempt}", "a1")
             self.round()
-        (move,) = self.memory.moves.values()
+        (move,) = self.history.moves.values()
         self.assertEqual(move.failures, 40)
         self.assertEqual(move.until, self.now + MAX_BACKOFF)
 
@@ -698,23 +698,23 @@ class WorkloadTest(unittest.TestCase):
         self.round()
         self.arrive("new-2", "a1")
         self.round()
-        (move,) = self.memory.moves.values()
+        (move,) = self.history.moves.values()
         self.assertEqual(move.failures, 1)
 
     def test_no_successor(self) -> None:
         self.assertEqual(self.round(), ["web-0"])
         self.assertEqual(self.round(599), [])
-        self.assertEqual((self.memory.moving(), self.memory.backed_off(self.now)), (1, 0))
+        self.assertEqual((self.history.moving(), self.history.backed_off(self.now)), (1, 0))
         self.assertEqual(self.round(1), [])
-        self.assertEqual((self.memory.moving(), self.memory.backed_off(self.now)), (0, 1))
+        self.assertEqual((self.history.moving(), self.history.backed_off(self.now)), (0, 1))
 
     def test_a_successor_that_nobody_knows_where_to_look_for(self) -> None:
         self.round()
         self.arrive("new-0")
         self.now += 60
         there = world(*self.pods.values(), nodes=self.nodes, said="ResolverTimeout")
-        self.memory = make_plan(there, self.memory, RULES, self.now).memory
-        self.assertEqual(self.memory.moving(), 1)
+        self.history = make_plan(there, self.history, RULES, self.now).history
+        self.assertEqual(self.history.moving(), 1)
 
     def test_the_past_of_who_is_in_its_zone_is_forgotten(self) -> None:
         self.round()
@@ -722,9 +722,9 @@ class WorkloadTest(unittest.TestCase):
         self.round()
         self.pods = {"other": pod("other", "b1", "zone-b")}
         self.round(300)
-        self.assertEqual(len(self.memory.moves), 1)
+        self.assertEqual(len(self.history.moves), 1)
         self.round(300)
-        self.assertEqual(self.memory.moves, {})
+        self.assertEqual(self.history.moves, {})
 
     def test_a_restart_forgets_nothing(self) -> None:
         """Not who is on the move, nor who is left alone, nor how often that was."""
@@ -732,21 +732,21 @@ class WorkloadTest(unittest.TestCase):
             self.assertEqual(len(self.round()), 1)
             self.restart()
             self.assertEqual(self.round(), [])
-            self.assertEqual(self.memory.moving(), 1)
+            self.assertEqual(self.history.moving(), 1)
             self.arrive(f"new-{self.now}", where)
             self.round()
             self.restart()
-            moves = list(self.memory.moves.values())
+            moves = list(self.history.moves.values())
             if until:
                 self.assertEqual(moves[0].until, self.now + until)
                 self.assertEqual(self.round(until - 1), [])
             else:
                 self.pods.update({f"web-{n}": pod(f"web-{n}") for n in range(3)})
-                self.assertEqual(self.memory.moving(), 1)
+                self.assertEqual(self.history.moving(), 1)
                 self.arrive("another")
 
     def restart(self) -> None:
-        self.memory = Memory.from_text(self.memory.to_text([NAME]), self.now).interrupted()
+        self.history = History.from_text(self.history.to_text([NAME]), self.now).interrupted()
 
     def test_one_landed_and_one_elsewhere(self) -> None:
         """Two successors, since the workload has grown meanwhile: one elsewhere is too many."""
@@ -754,7 +754,7 @@ class WorkloadTest(unittest.TestCase):
         self.arrive("new-0")
         self.arrive("new-1", "c1")
         self.assertEqual(self.round(), [])
-        self.assertEqual((self.memory.moving(), self.memory.backed_off(self.now)), (0, 1))
+        self.assertEqual((self.history.moving(), self.history.backed_off(self.now)), (0, 1))
 
     def test_a_pod_that_was_not_evicted_after_all(self) -> None:
         """The answer to its eviction was lost: it is there for good, or terminating."""
@@ -763,9 +763,11 @@ class WorkloadTest(unittest.TestCase):
             there = pod("web-0", metadata={"deletionTimestamp": terminating})
             for seconds, expected in ((GRACE - 1, 1), (GRACE, moving)):
                 with self.subTest(terminating=terminating, seconds=seconds):
-                    found = make_plan(world(there), self.memory, RULES, NOW + seconds)
-                    self.assertEqual(found.memory.moving(), expected)
-                    self.assertEqual(found.memory.backed_off(NOW + seconds), 0)
+                    found = make_plan(
+                        world(there, pod("web-1")), self.history, RULES, NOW + seconds
+                    )
+                    self.assertEqual(found.history.moving(), expected)
+                    self.assertEqual(found.history.backed_off(NOW + seconds), 0)
 
     def test_all_successors_must_have_landed(self) -> None:
         """There may be several, if the workload has grown meanwhile."""
@@ -773,10 +775,10 @@ class WorkloadTest(unittest.TestCase):
         self.arrive("new-0")
         self.arrive("new-1", status=NOT_READY)
         self.round()
-        self.assertEqual(self.memory.moving(), 1)
+        self.assertEqual(self.history.moving(), 1)
         self.arrive("new-1")
         self.round(0)
-        self.assertEqual(self.memory.moving(), 1)  # the next one
+        self.assertEqual(self.history.moving(), 1)  # the next one
         self.assertNotIn("web-1", self.pods)
 
     def test_those_that_were_placed_for_another_zone_go_first_then_the_oldest(self) -> None:
@@ -790,7 +792,7 @@ class WorkloadTest(unittest.TestCase):
     def test_workloads_do_not_wait_for_each_other_here(self) -> None:
         self.pods["db-0"] = pod("db-0", metadata={"ownerReferences": owner("StatefulSet", "db")})
         self.assertEqual(self.round(), ["web-0", "db-0"])
-        self.assertEqual(self.memory.moving(), 2)
+        self.assertEqual(self.history.moving(), 2)
 
     def test_two_namespaces_have_two_workloads(self) -> None:
         self.pods["other"] = pod("other", metadata={"namespace": "billing"})
@@ -810,25 +812,25 @@ class LeftTest(unittest.TestCase):
     }
 
     def test_it_comes_back(self) -> None:
-        memory = Memory({NAME: Seen("f", NOW - 500, 400.0)}, self.MOVES)
-        self.assertEqual(Memory.from_text(memory.to_text([NAME]), NOW), memory)
+        history = History({NAME: Seen("f", NOW - 500, 400.0)}, self.MOVES)
+        self.assertEqual(History.from_text(history.to_text([NAME]), NOW), history)
 
     def test_only_the_names_that_matter_are_left(self) -> None:
-        left = Memory.from_text(seen().to_text(["another"]), NOW)
-        self.assertEqual(left, Memory())
+        left = History.from_text(seen().to_text(["another"]), NOW)
+        self.assertEqual(left, History())
 
     def test_nothing_was_left(self) -> None:
-        self.assertEqual(Memory.from_text("", NOW), Memory())
+        self.assertEqual(History.from_text("", NOW), History())
 
     def test_nonsense(self) -> None:
         for text in NONSENSE:
             with self.subTest(text), self.assertRaises(ValueError):
-                Memory.from_text(text, NOW)
+                History.from_text(text, NOW)
 
     def test_a_clock_that_was_set_back(self) -> None:
         """No move is in the future, and nobody is left alone for more than a day."""
-        left = Memory({NAME: Seen("f", NOW, 0.0)}, self.MOVES).to_text([NAME])
-        found = Memory.from_text(left, NOW - 1e6)
+        left = History({NAME: Seen("f", NOW, 0.0)}, self.MOVES).to_text([NAME])
+        found = History.from_text(left, NOW - 1e6)
         (web, db), (name,) = found.moves.values(), found.seen.values()
         self.assertEqual((web.at, db.until), (NOW - 1e6, NOW - 1e6 + MAX_BACKOFF))
         self.assertEqual(name.since, NOW - 1e6)
@@ -838,15 +840,15 @@ class LeftTest(unittest.TestCase):
         names = [f"{n:0>5}{'x' * 2030}" for n in range(100)]
         workloads = [Workload("n" * 63, "StatefulSet", f"{n:0>253}") for n in range(MAX_MOVES)]
         move = Move(NOW + 0.123456, "u" * 36, NOW, 99, NOW + 0.123456)
-        memory = Memory(
+        history = History(
             dict.fromkeys(names, Seen("f" * 16, NOW + 0.123456, 1234.123456)),
             dict.fromkeys(workloads, move),
         )
-        text = memory.to_text(names)
+        text = history.to_text(names)
         self.assertLess(len(text), 200_000)  # of the 262,144 that all annotations may have
-        self.assertLessEqual(len(text), MAX_SIZE)
-        left = Memory.from_text(text, NOW + 1)
-        self.assertEqual(left.moves, memory.moves)
+        self.assertLessEqual(len(text), MAX_HISTORY)
+        left = History.from_text(text, NOW + 1)
+        self.assertEqual(left.moves, history.moves)
         self.assertLess(0, len(left.seen))
         self.assertLess(len(left.seen), 100)
 
@@ -858,15 +860,15 @@ class LeftTest(unittest.TestCase):
         self.assertNotEqual(answer().fingerprint, preferred.fingerprint)
 
     def test_time_in_which_nobody_looked_does_not_count(self) -> None:
-        memory = make_plan(world(pod()), Memory(), RULES, NOW).memory.interrupted()
-        memory = make_plan(world(pod()), memory, RULES, NOW + 60).memory
-        self.assertEqual(memory.seen[NAME].seconds, 0)
-        memory = make_plan(world(pod()), memory, RULES, NOW + 120).memory
-        self.assertEqual(memory.seen[NAME].seconds, 60)
+        history = make_plan(world(pod()), History(), RULES, NOW).history.interrupted()
+        history = make_plan(world(pod()), history, RULES, NOW + 60).history
+        self.assertEqual(history.seen[NAME].seconds, 0)
+        history = make_plan(world(pod()), history, RULES, NOW + 120).history
+        self.assertEqual(history.seen[NAME].seconds, 60)
 
     def test_backed_off_at_the_edge(self) -> None:
-        memory = Memory({}, self.MOVES)
-        counts = [memory.backed_off(NOW + seconds) for seconds in (59.9, 60, 60.1)]
+        history = History({}, self.MOVES)
+        counts = [history.backed_off(NOW + seconds) for seconds in (59.9, 60, 60.1)]
         self.assertEqual(counts, [1, 0, 0])
 
 
@@ -875,8 +877,8 @@ class WaitTest(unittest.TestCase):
         """Since it was created, or since its database moved."""
         created = datetime.fromisoformat(LONG_AGO).timestamp()
         for moved, since in ((NOW - 400, NOW - 400), (created - 5, created)):
-            memory = Memory({NAME: Seen(B.fingerprint, moved, 300)})
-            (verdict,) = make_plan(world(pod()), memory, RULES, NOW).verdicts
+            history = History({NAME: Seen(B.fingerprint, moved, 300)})
+            (verdict,) = make_plan(world(pod()), history, RULES, NOW).verdicts
             self.assertEqual(verdict.since, since)
 
     def test_who_waits_and_who_does_not(self) -> None:
@@ -920,7 +922,7 @@ class ReportTest(unittest.TestCase):
             nodeLabels=[{"key": ZONE_ID, "values": ["id-b"], "weight": 100}],
             nodeSelector={ZONE: None, ZONE_ID: "id-b"},
         )
-        (verdict,) = make_plan(world(pod(), nodes=nodes, said=said), Memory(), rules, NOW).verdicts
+        (verdict,) = make_plan(world(pod(), nodes=nodes, said=said), History(), rules, NOW).verdicts
         self.assertEqual((verdict.here, verdict.destination.zone), ("id-a", "id-b"))
 
     def test_several_zones_are_all_named(self) -> None:
@@ -987,8 +989,8 @@ class RandomTest(unittest.TestCase):
             pods = [self.some_pod(dice, n) for n in range(dice.randrange(1, 8))]
             nodes = [node(name) for name in ("a1", "b1", "c1") if dice.random() < 0.9]
             said = SAID[dice.choice("bcsmp-")]
-            memory = seen(dice.choice([0, 400]), said if isinstance(said, Destination) else None)
-            plan = make_plan(world(*pods, nodes=nodes, said=said), memory, RULES, NOW)
+            history = seen(dice.choice([0, 400]), said if isinstance(said, Destination) else None)
+            plan = make_plan(world(*pods, nodes=nodes, said=said), history, RULES, NOW)
             workloads = [each.pod.workload for each in plan.evictions()]
             count += len(workloads)
             self.assertEqual(len(workloads), len(set(workloads)))

@@ -21,7 +21,7 @@ GRACE = 30.0
 MAX_MOVES = 200
 
 # Bytes of what a leader leaves: an object's annotations have 256 KiB at most.
-MAX_SIZE = 128 << 10
+MAX_HISTORY = 128 << 10
 
 
 class Seen(NamedTuple):
@@ -47,7 +47,7 @@ class Move(NamedTuple):
     until: float | None = None
 
 
-class Memory(NamedTuple):
+class History(NamedTuple):
     """What one round remembers for the next."""
 
     seen: Mapping[str, Seen] = {}
@@ -61,13 +61,13 @@ class Memory(NamedTuple):
         """How many workloads are left alone for now, because a Pod landed elsewhere."""
         return sum(move.until is not None and now < move.until for move in self.moves.values())
 
-    def interrupted(self) -> Memory:
+    def interrupted(self) -> History:
         """The same after a time in which nobody looked, which counts for nothing."""
         return self._replace(
             seen={name: each._replace(at=None) for name, each in self.seen.items()}
         )
 
-    def with_move(self, verdict: Verdict, peers: Iterable[Verdict], now: float) -> Memory:
+    def with_move(self, verdict: Verdict, peers: Iterable[Verdict], now: float) -> History:
         """The same with the eviction of one of the workload's Pods remembered."""
         last = self.moves.get(verdict.pod.workload)
         newest = max(each.pod.created for each in peers)
@@ -77,7 +77,7 @@ class Memory(NamedTuple):
     def to_text(self, names: Iterable[str]) -> str:
         """All moves, and of these names what has been seen, as far as that fits; as JSON."""
         moves = [[*workload, *move] for workload, move in self.moves.items()]
-        room = MAX_SIZE - len(json.dumps(moves))
+        room = MAX_HISTORY - len(json.dumps(moves))
         seen = {}
         for name in names:
             entry = self.seen.get(name)
@@ -87,7 +87,7 @@ class Memory(NamedTuple):
         return json.dumps({"moves": moves, "seen": seen})
 
     @classmethod
-    def from_text(cls, text: str, now: float) -> Memory:
+    def from_text(cls, text: str, now: float) -> History:
         """What was left by another, whose clock may be another; of an empty text, nothing.
 
         Raises `ValueError`.
