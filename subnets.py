@@ -23,7 +23,8 @@ from lookup.table_writer import MAX_CONFIGMAP_SIZE, lines
 #
 # JSON's words, so that the output of this command can be pasted below as it is:
 #   aws ec2 describe-subnets --output json --query 'Subnets[*].{CIDRBlock:CidrBlock,
-#       AvailabilityZone:AvailabilityZone, AvailabilityZoneId:AvailabilityZoneId}'
+#       AvailabilityZone:AvailabilityZone, AvailabilityZoneId:AvailabilityZoneId,
+#       Ipv6CidrBlockAssociationSet:Ipv6CidrBlockAssociationSet}'
 null, true, false = None, True, False
 
 # fmt: off

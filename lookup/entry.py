@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from ipaddress import IPv4Network
+from ipaddress import ip_network
+from socket import AF_INET6, inet_pton
 
 from common.errors import shown
 from common.names import ZONE_ID_LABEL, ZONE_LABEL
-from lookup.table import Block, netmask
+from lookup.table import Block, Size, netmask
 from lookup.zones import Location
 
 # The keys that are read, by what is left of them if case does not count.
@@ -27,9 +28,10 @@ _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _LABEL_VALUE = re.compile(_NAME)
 _LABEL_KEY = re.compile(rf"(?:(?=.{{1,253}}/){_DNS_LABEL}(?:\.{_DNS_LABEL})*/)?{_NAME}")
 
-# RFC 4632 notation only: IPv4Network would also take a bare address or a netmask.
+# RFC 4632 and RFC 4291 notation only: ipaddress would also take a bare address or a netmask.
 _OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _CIDR = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}/(3[0-2]|[12]?[0-9])")
+_IPV6_CIDR = re.compile(r"([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)/(12[0-8]|1[01][0-9]|[1-9]?[0-9])")
 
 
 def text_of(raw: dict[str, object], key: str) -> str | None:
@@ -41,22 +43,73 @@ def cidr_in(raw: dict[str, object]) -> object:
     return raw.get("CIDRBlock", raw.get("CidrBlock"))
 
 
-def is_ipv6_only(raw: dict[str, object]) -> bool:
-    """Such a subnet has no CidrBlock in AWS's output, and a null where a --query picks that."""
-    if cidr_in(raw) is not None or raw.get("CidrBlock") is not None:
+def is_without_block(raw: dict[str, object]) -> bool:
+    """Whether it is a subnet of IPv6 alone that does not say which, or has none associated yet.
+
+    Such a subnet has no CidrBlock in AWS's output, and a null where a --query picks that.
+    """
+    if cidr_in(raw) is not None or raw.get("CidrBlock") is not None or [*ipv6_cidrs_in(raw)]:
         return False
     return "CIDRBlock" in raw or "CidrBlock" in raw or raw.get("Ipv6Native") is True
 
 
-def block_of(raw: dict[str, object]) -> Block | None:
-    """The entry's address block; None if something is wrong with it."""
+def ipv6_cidrs_in(raw: dict[str, object]) -> Iterator[object]:
+    """Those that are associated; None for what cannot be understood."""
+    associations = raw.get("Ipv6CidrBlockAssociationSet")
+    if associations is None:
+        return
+    for each in associations if isinstance(associations, list) else [None]:
+        match each:
+            case {"Ipv6CidrBlockState": {"State": "associated"}, "Ipv6CidrBlock": cidr}:
+                yield cidr
+            case {"Ipv6CidrBlockState": {"State": str(state)}} if state != "associated":
+                pass
+            case _:
+                yield None
+
+
+def blocks_of(raw: dict[str, object]) -> list[Block]:
+    """The entry's address blocks; none if something is wrong with one of them."""
     cidr = cidr_in(raw)
-    found = _CIDR.fullmatch(cidr) if isinstance(cidr, str) else None
-    if found is None or raw.get("CidrBlock", cidr) != cidr:
+    if raw.get("CidrBlock", cidr) != cidr:
+        return []
+    cidrs = [] if cidr is None else [cidr]
+    if raw.get("Ipv6CidrBlockAssociationSet") not in (None, []):
+        cidrs += ipv6_cidrs_in(raw)
+    found = [block for block in map(block_of, cidrs) if block is not None]
+    return found if len(found) == len(cidrs) else []
+
+
+def block_of(cidr: object) -> Block | None:
+    """The address block; None if it is none."""
+    if not isinstance(cidr, str):
         return None
+    found = _CIDR.fullmatch(cidr)
+    if found is None:
+        return _ipv6_block_of(cidr)
     a, b, c, d, length = map(int, found.groups())
     address = a << 24 | b << 16 | c << 8 | d
-    return None if address & ~netmask(length) else (address, length)
+    return None if address & 0xFFFFFFFF >> length else ((32, length), address)
+
+
+def _ipv6_block_of(cidr: str) -> Block | None:
+    found = _IPV6_CIDR.fullmatch(cidr)
+    if found is None:
+        return None
+    try:
+        address = int.from_bytes(
+            inet_pton(AF_INET6, found[1])
+        )  # IPv6Address takes six times as long
+    except OSError:
+        return None
+    size = 128, int(found[2])
+    has_host_bits = address & ~netmask(size)
+    return None if has_host_bits or _is_mapped(size, address) else (size, address)
+
+
+def _is_mapped(size: Size, address: int) -> bool:
+    """Whether it is IPv4 written as IPv6 (RFC 4291, 2.5.5.2), which is never an answer's address."""
+    return size[1] >= 96 and address >> 32 == 0xFFFF
 
 
 def location_of(raw: dict[str, object]) -> Location:
@@ -78,10 +131,13 @@ def problems_of(raw: dict[str, object]) -> Iterator[str]:
         if not is_beside_what_is_meant(key, raw):
             yield f"there is no key {shown(key)}; {meant(key)} is close to it"
     one, other = raw.get("CIDRBlock"), raw.get("CidrBlock")
+    ipv6_cidrs = list(ipv6_cidrs_in(raw))
     if one != other and "CIDRBlock" in raw and "CidrBlock" in raw:
         yield f"CIDRBlock {shown(one)} is not the same as CidrBlock {shown(other)}"
-    elif block_of(raw) is None:
-        yield _cidr_problem(cidr_in(raw))
+    elif cidr_in(raw) is not None or not ipv6_cidrs:
+        yield from _cidr_problems("CIDRBlock", cidr_in(raw))
+    for cidr in ipv6_cidrs:
+        yield from _cidr_problems("Ipv6CidrBlockAssociationSet: Ipv6CidrBlock", cidr)
     yield from location_problems(raw)
 
 
@@ -101,18 +157,26 @@ def is_beside_what_is_meant(key: str, raw: dict[str, object]) -> bool:
     return meant(key) in raw or (meant(key) == "CIDRBlock" and "CidrBlock" in raw)
 
 
-def _cidr_problem(cidr: object) -> str:
-    """What is wrong with it; something is."""
+def _cidr_problems(key: str, cidr: object) -> Iterator[str]:
+    if block_of(cidr) is not None:
+        return
     if cidr is None:
-        return "CIDRBlock is missing"
+        yield f"{key} is missing"
+        return
     if not isinstance(cidr, str):
-        return f"CIDRBlock {shown(cidr)} is not a string"
-    if ":" in cidr:
-        return f"CIDRBlock {shown(cidr)} is IPv6; only IPv4 subnets are matched"
-    if not _CIDR.fullmatch(cidr):
-        return f"CIDRBlock {shown(cidr)} is not a CIDR such as 10.0.0.0/24"
-    network = IPv4Network(cidr, strict=False)
-    return f"CIDRBlock {shown(cidr)} has host bits set; the subnet is {network}"
+        yield f"{key} {shown(cidr)} is not a string"
+        return
+    try:
+        network = ip_network(cidr, strict=False)
+    except ValueError:
+        network = None
+    is_cidr = _CIDR.fullmatch(cidr) or _IPV6_CIDR.fullmatch(cidr)
+    if network is None or not is_cidr:
+        yield f"{key} {shown(cidr)} is not a CIDR such as 10.0.0.0/24 or 2001:db8::/64"
+    elif _is_mapped((network.max_prefixlen, network.prefixlen), int(network.network_address)):
+        yield f"{key} {shown(cidr)} is IPv4 written as IPv6; write it as IPv4"
+    else:
+        yield f"{key} {shown(cidr)} has host bits set; the subnet is {network}"
 
 
 def location_problems(raw: dict[str, object]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from common.names import ZONE_ID_LABEL, ZONE_LABEL
@@ -19,8 +19,14 @@ class InvalidSubnets(ValueError):
         self.problems = problems
 
 
-# The network's address as a number, and the length of its prefix.
-Block = tuple[int, int]
+# The bits of an address, 32 or 128, and the length of the prefix.
+Size = tuple[int, int]
+
+# A size, and the network's address as a number.
+Block = tuple[Size, int]
+
+# The addresses of so many bits.
+FAMILIES = {32: IPv4Address, 128: IPv6Address}
 
 
 class Subnet(NamedTuple):
@@ -46,15 +52,15 @@ class Subnet(NamedTuple):
         return (*self.labels, (ZONE_LABEL, self.zone))
 
 
-# The subnets of one prefix length, by the network's address as a number.
+# The subnets of one size, by the network's address as a number.
 Level = dict[int, "Location | Subnet"]
 
 
 class SubnetTable:
     """Finds the subnet of an address: the longest prefix wins.
 
-    `levels` has for each prefix length in use a dictionary, so a match costs at
-    most 33 probes, whatever the number of subnets. It takes some 75 bytes a subnet:
+    `levels` has for each prefix length in use a dictionary, so a match costs at most 33
+    probes, or 129 for IPv6, whatever the number of subnets. It takes some 75 bytes a subnet:
     a `Subnet` is made when it is found for the first time.
 
     `warnings` holds sentences about what is usable but looks wrong; `is_example` tells the
@@ -67,21 +73,26 @@ class SubnetTable:
 
     def __init__(
         self,
-        levels: Mapping[int, Level],
+        levels: Mapping[Size, Level],
         warnings: Iterable[str] = (),
         node_label: str = ZONE_LABEL,
         is_example: bool = False,
         modified_at: float | None = None,
         gathered_at: float | None = None,
     ) -> None:
-        self._levels = [
-            (netmask(length), levels[length]) for length in sorted(levels, reverse=True)
-        ]
+        self._ipv4, self._ipv6 = (
+            [
+                (netmask(size), levels[size])
+                for size in sorted(levels, reverse=True)
+                if size[0] == bits
+            ]
+            for bits in FAMILIES
+        )
         self.warnings = tuple(warnings)
         self.is_example = is_example
         self.modified_at = modified_at
         self.gathered_at = gathered_at
-        self.has_ipv6 = False
+        self.has_ipv6 = bool(self._ipv6)
         found = {Location(*s[-3:]) for level in levels.values() for s in level.values()}
         self.zones = frozenset(text for s in found for text in s[:2] if text is not None)
         self._by_id = node_label == ZONE_ID_LABEL
@@ -89,24 +100,25 @@ class SubnetTable:
         self.fingerprint = _fingerprint(levels)
 
     def __len__(self) -> int:
-        return sum(len(level) for _, level in self._levels)
+        return sum(len(level) for _, level in [*self._ipv4, *self._ipv6])
 
     def __iter__(self) -> Iterator[Subnet]:
-        """The subnets by address, an enclosing one before those inside it."""
-        levels = {mask.bit_count(): level for mask, level in self._levels}
-        for block in sorted(key << 6 | length for length in levels for key in levels[length]):
-            address, length = block >> 6, block & 63
-            found = levels[length][address]
-            yield Subnet(cidr_of(address, length), found.zone, found.zone_id, found.labels)
+        """The subnets by address, IPv4 first, an enclosing one before those inside it."""
+        for family, masked in zip(FAMILIES.values(), (self._ipv4, self._ipv6), strict=True):
+            levels = {mask.bit_count(): level for mask, level in masked}
+            for block in sorted(key << 8 | length for length in levels for key in levels[length]):
+                address, length = block >> 8, block & 255
+                found = levels[length][address]
+                yield Subnet(f"{family(address)}/{length}", *found[-3:])
 
-    def match(self, address: IPv4Address) -> Subnet | None:
+    def match(self, address: IPv4Address | IPv6Address) -> Subnet | None:
         """The most specific subnet that holds `address`, or None."""
         value = int(address)
-        for mask, level in self._levels:
+        for mask, level in self._ipv4 if type(address) is IPv4Address else self._ipv6:
             found = level.get(value & mask)
             if found is not None:
                 if type(found) is Location:
-                    cidr = cidr_of(value & mask, mask.bit_count())
+                    cidr = f"{type(address)(value & mask)}/{mask.bit_count()}"
                     level[value & mask] = found = Subnet(cidr, *found)
                 return found
         return None
@@ -123,20 +135,22 @@ class SubnetTable:
         return not has_id and subnet.zone in self._ambiguous
 
 
-def _fingerprint(levels: Mapping[int, Level]) -> int:
-    groups: dict[tuple[int, tuple[object, ...]], list[int]] = {}
-    for length, level in levels.items():
+def _fingerprint(levels: Mapping[Size, Level]) -> int:
+    groups: dict[tuple[Size, tuple[object, ...]], list[int]] = {}
+    for size, level in levels.items():
         for address, found in level.items():
-            groups.setdefault((length, tuple(found)[-3:]), []).append(address)
+            groups.setdefault((size, tuple(found)[-3:]), []).append(address)
     digest = sha256()
     for group in sorted(groups, key=repr):
         digest.update(f"{group} {sorted(groups[group])}\n".encode())
     return int.from_bytes(digest.digest()[:6])
 
 
-def netmask(length: int) -> int:
-    return 0xFFFFFFFF << (32 - length) & 0xFFFFFFFF
+def netmask(size: Size) -> int:
+    bits, length = size
+    return (1 << bits) - (1 << bits - length)
 
 
-def cidr_of(address: int, length: int) -> str:
-    return f"{IPv4Address(address)}/{length}"
+def cidr_of(size: Size, address: int) -> str:
+    bits, length = size
+    return f"{FAMILIES[bits](address)}/{length}"

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import operator
 import os
-from array import array
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import chain, islice
-from typing import NamedTuple
 
 from common.errors import shown
 from common.names import ZONE_ID_LABEL, ZONE_LABEL
 from lookup.entry import (
-    block_of,
+    blocks_of,
     is_beside_what_is_meant,
-    is_ipv6_only,
+    is_without_block,
     location_of,
     location_problems,
     meant,
     problems_of,
     text_of,
 )
+from lookup.gathered import Gathered, Origin
 from lookup.json_stream import Reader, Unreadable, chunks, pieces
-from lookup.table import Block, InvalidSubnets, Level, SubnetTable, cidr_of, netmask
-from lookup.zones import (
-    HINT_SHARED,
-    Location,
-    ZoneNames,
-    have_one_id,
-    without_id,
-    zone_text_of,
-)
+from lookup.table import Block, InvalidSubnets, SubnetTable
+from lookup.zones import ZoneNames, without_id
 
 # Problems, and warnings, that are listed: who has more has made one mistake many times.
 MAX_SENTENCES = 200
@@ -107,27 +97,13 @@ def _name_of(path: str) -> str:
     return "standard input" if path == "-" else path
 
 
-class Origin(NamedTuple):
-    """What an entry says besides its address block; one object for all entries that say it."""
-
-    location: Location
-    document: str
-    vpc: str | None
-    owner: str | None
-
-
 class TableReader:
-    """Gathers the entries of all documents, and what is to be said of them.
-
-    An entry is an item of the dictionary of its prefix length, which has the entries'
-    order, and its index an item of the array beside it: that is all there is of it.
-    """
+    """Reads documents one after another, and notes what is to be said of their entries."""
 
     def __init__(self, node_label: str) -> None:
         self.node_label = node_label
         self.by_id = node_label == ZONE_ID_LABEL
-        self.levels: defaultdict[int, dict[int, Origin]] = defaultdict(dict)
-        self.indices: defaultdict[int, array[int]] = defaultdict(lambda: array("I"))
+        self.gathered = Gathered(self.by_id)
         self.origins: dict[object, Origin] = {}
         self.problems: list[str] = []
         self.warnings: list[str] = []
@@ -226,20 +202,27 @@ class TableReader:
         if not isinstance(raw, dict):
             self.add_problem(f"{where}: {_no_object(raw)}")
             return
-        if is_ipv6_only(raw):
+        if is_without_block(raw):
             subnet = shown(raw["SubnetId"]) if "SubnetId" in raw else "the subnet"
-            self.add_warning(f"{where}: {subnet} is IPv6-only and is left out")
+            self.add_warning(
+                f"{where}: {subnet} is IPv6-only, its block is not here, and it is left out"
+            )
             return
         self.is_example = self.is_example or "Example" in raw
-        block, origin = block_of(raw), self.origin(raw)
+        blocks, origin = blocks_of(raw), self.origin(raw)
         is_plain = not any(map(meant, raw))
-        problems = [] if block and origin and is_plain else list(problems_of(raw))
-        if not is_plain:
-            self.warn_of_keys(raw, where)
+        problems = [] if blocks and origin and is_plain else list(problems_of(raw))
         for problem in problems:
             self.add_problem(f"{where}: {problem}")
-        if block and origin and not problems:
-            self.add_subnet(block, origin, index)
+        if not is_plain:
+            self.warn_of_keys(raw, where)
+        if origin and not problems:
+            self.add_blocks(blocks, origin, index)
+
+    def add_blocks(self, blocks: Iterable[Block], origin: Origin, index: int) -> None:
+        for block in blocks:
+            if problem := self.gathered.add(block, origin, index):
+                self.add_problem(problem)
 
     def warn_of_keys(self, raw: dict[str, object], where: str) -> None:
         """Once for each key: it may be in every entry."""
@@ -267,48 +250,6 @@ class TableReader:
             known = self.origins[key] = Origin(location_of(raw), self.document, *key[-2:])
         return known
 
-    def add_subnet(self, block: Block, origin: Origin, index: int) -> None:
-        address, length = block
-        level = self.levels[length]
-        known = level.get(address)
-        if known is None:
-            level[address] = origin
-            self.indices[length].append(index)
-        elif known.location != origin.location:
-            self.merge(block, origin, index)
-
-    def merge(self, block: Block, origin: Origin, index: int) -> None:
-        """Adds what another entry says of a block: it may know the id of the zone."""
-        address, length = block
-        known = self.levels[length][address]
-        one, other = known.location, origin.location
-        if not self.is_one_zone(one, other) or one.labels != other.labels:
-            self.add_problem(self.contradiction(block, origin, f"{origin.document}entry {index}"))
-        elif one.zone_id is None:
-            completed = known._replace(location=one._replace(zone_id=other.zone_id))
-            self.levels[length][address] = self.origins.setdefault(completed, completed)
-
-    def is_one_zone(self, one: Location, other: Location) -> bool:
-        """By the name, unless ids are what counts: it may be another zone's in each account."""
-        if one.zone == other.zone:
-            return one.zone_id == other.zone_id or None in (one.zone_id, other.zone_id)
-        return self.by_id and have_one_id(one, other)
-
-    def contradiction(self, block: Block, origin: Origin, where: str) -> str:
-        cidr, before = cidr_of(*block), self.where(block)
-        known = self.levels[block[1]][block[0]]
-        if self.is_one_zone(known.location, origin.location):
-            return f"{where}: {cidr} has other NodeLabels in {before}"
-        hint = f". {HINT_SHARED}" if have_one_id(known.location, origin.location) else ""
-        return f"{where}: {cidr} is in {_told(origin)}; in {before} it is in {_told(known)}{hint}"
-
-    def where(self, block: Block) -> str:
-        """The entry that the block was in first."""
-        address, length = block
-        level = self.levels[length]
-        row = operator.indexOf(level, address)
-        return f"{level[address].document}entry {self.indices[length][row]}"
-
     def add_problem(self, problem: str) -> None:
         if len(self.problems) == MAX_SENTENCES:
             raise InvalidSubnets([*self.problems, "and further problems"])
@@ -321,11 +262,11 @@ class TableReader:
     # When all are there.
 
     def table(self, source: str = "") -> SubnetTable:
-        if not self.problems and not self.levels:
+        if not self.problems and not self.gathered.levels:
             self.problems = [f"{source}the list of subnets is empty", *self.warnings]
         if self.problems:
             raise InvalidSubnets(self.problems)
-        locations = {each.location for level in self.levels.values() for each in level.values()}
+        locations = self.gathered.locations()
         names = ZoneNames(locations)
         finished = {each: names.completed(each) if self.by_id else each for each in locations}
         about_zones = without_id(finished.values()) if self.by_id else names.warnings()
@@ -335,7 +276,7 @@ class TableReader:
         if len(listed) > MAX_SENTENCES:
             listed[-1] = "and further warnings"
         return SubnetTable(
-            dict(self.finished_levels(finished)),
+            dict(self.gathered.finished_levels(finished)),
             listed,
             node_label=self.node_label,
             is_example=self.is_example,
@@ -344,49 +285,10 @@ class TableReader:
         )
 
     def overlaps(self) -> Iterator[str]:
-        """Warnings: a subnet inside one of another VPC; no route can lead to both."""
-        if len({origin.vpc for origin in self.origins.values() if origin.vpc}) < 2:
-            return
-        for length in sorted(self.levels):
-            shorter = sorted((each for each in self.levels if each < length), reverse=True)
-            for address, origin in self.levels[length].items():
-                outer = self.enclosing(address, shorter) if origin.vpc else None
-                if outer and self.levels[outer[1]][outer[0]].vpc != origin.vpc:
-                    yield (
-                        f"{self.told((address, length))} lies inside {self.told(outer)}; "
-                        "only one of the two VPCs can be reachable"
-                    )
-
-    def enclosing(self, address: int, lengths: Iterable[int]) -> Block | None:
-        """The block of a VPC around the address that has the first possible of these lengths."""
-        for length in lengths:
-            network = address & netmask(length)
-            origin = self.levels[length].get(network)
-            if origin is not None and origin.vpc:
-                return network, length
-        return None
-
-    def told(self, block: Block) -> str:
-        """A block that is there, where it is and where it came from."""
-        origin = self.levels[block[1]][block[0]]
-        return f"{cidr_of(*block)} in {_told(origin)} ({self.where(block)})"
-
-    def finished_levels(
-        self, locations: Mapping[Location, Location]
-    ) -> Iterator[tuple[int, Level]]:
-        """The table's levels; for each, one of our own goes, because both would be large."""
-        while self.levels:
-            length, level = self.levels.popitem()
-            yield length, {address: locations[origin.location] for address, origin in level.items()}
+        several_vpcs = len({origin.vpc for origin in self.origins.values() if origin.vpc}) > 1
+        return self.gathered.overlaps() if several_vpcs else iter(())
 
 
 def _no_object(raw: object) -> str:
     hint = "; if it was pasted below the first list, make one list of both"
     return f"expected an object, not {shown(raw)}{hint if isinstance(raw, list) else ''}"
-
-
-def _told(origin: Origin) -> str:
-    """The zone, and the VPC and its owner as far as they are known."""
-    zone = zone_text_of(origin.location.zone, origin.location.zone_id)
-    source = " of ".join(shown(name) for name in (origin.vpc, origin.owner) if name)
-    return ", ".join(filter(None, (zone, source)))

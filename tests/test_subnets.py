@@ -20,7 +20,7 @@ import unittest
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,16 @@ from unittest import mock
 
 import subnets
 from lookup import json_stream as documents
-from lookup.table import Block, InvalidSubnets, Level, Subnet, SubnetTable
+from lookup.table import (
+    FAMILIES,
+    Block,
+    InvalidSubnets,
+    Level,
+    Size,
+    Subnet,
+    SubnetTable,
+    cidr_of,
+)
 from lookup.table_reader import MAX_SENTENCES, load, parse, read_files
 from lookup.table_writer import MAX_CONFIGMAP_SIZE, lines
 from lookup.zones import Location
@@ -72,13 +81,52 @@ BAD_CIDRS: list[tuple[object, str]] = [
     ("10.0.0.1/8", "has host bits set; the subnet is 10.0.0.0/8"),
     ("10.0.0.1/31", "has host bits set; the subnet is 10.0.0.0/31"),
     ("0.0.0.1/0", "has host bits set; the subnet is 0.0.0.0/0"),
-    ("2001:db8::/32", "is IPv6"),
-    ("::ffff:10.0.0.0/104", "is IPv6"),
     (167772160, "is not a string"),
     (NAN, "is not a string"),
     (True, "is not a string"),
     (["10.0.0.0/8"], "is not a string"),
     ({}, "is not a string"),
+]
+
+BAD_IPV6_CIDRS: list[tuple[object, str]] = [
+    ("2001:db8::", "is not a CIDR"),
+    ("2001:db8::/129", "is not a CIDR"),
+    ("2001:db8::/032", "is not a CIDR"),
+    ("2001:db8::/ffff::", "is not a CIDR"),
+    ("2001:db8::/64%eth0", "is not a CIDR"),
+    ("fe80::%eth0/64", "is not a CIDR"),
+    ("2001:db8::1::/64", "is not a CIDR"),
+    ("2001:db8:::/64", "is not a CIDR"),
+    ("2001:db8:1:2:3:4:5:6:7/64", "is not a CIDR"),
+    ("2001:db8/32", "is not a CIDR"),
+    ("20010:db8::/32", "is not a CIDR"),
+    ("2001:db8::g/128", "is not a CIDR"),
+    ("[2001:db8::]/32", "is not a CIDR"),
+    ("::10.0.0.256/128", "is not a CIDR"),
+    (" ::/0", "is not a CIDR"),
+    ("::/0\n", "is not a CIDR"),
+    ("2001:db8::1/64", "has host bits set; the subnet is 2001:db8::/64"),
+    ("2001:DB8::3/127", "has host bits set; the subnet is 2001:db8::2/127"),
+    ("::1/0", "has host bits set; the subnet is ::/0"),
+    ("::ffff:10.0.0.0/104", "is IPv4 written as IPv6"),
+    ("::ffff:0:0/96", "is IPv4 written as IPv6"),
+    ("::ffff:a00:1/128", "is IPv4 written as IPv6"),
+]
+
+# a CIDRBlock, and how it is printed
+VALID_CIDRS = [
+    ("0.0.0.0/0", "0.0.0.0/0"),
+    ("255.255.255.255/32", "255.255.255.255/32"),
+    ("10.0.0.0/9", "10.0.0.0/9"),
+    ("::/0", "::/0"),
+    ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"),
+    ("2001:DB8:0:0:0:0:0:0/32", "2001:db8::/32"),
+    ("2001:0db8:0000:1000::/52", "2001:db8:0:1000::/52"),
+    ("fd00::/8", "fd00::/8"),
+    ("::10.0.0.0/104", "::a00:0/104"),  # not mapped, though it looks so
+    ("::ffff:0:0:0/96", "::ffff:0:0:0/96"),
+    ("::fffe:0:0/95", "::fffe:0:0/95"),
+    ("64:ff9b::/96", "64:ff9b::/96"),
 ]
 
 # CIDRBlock and CidrBlock of one entry, and how the message shows them
@@ -121,7 +169,7 @@ MISSPELT_KEYS = [
 AWS_KEYS = """
     AssignIpv6AddressOnCreation AvailableIpAddressCount BlockPublicAccessStates
     CustomerOwnedIpv4Pool DefaultForAz EnableDns64 EnableLniAtDeviceIndex
-    Ipv6CidrBlockAssociationSet Ipv6Native MapCustomerOwnedIpOnLaunch MapPublicIpOnLaunch
+    Ipv6Native MapCustomerOwnedIpOnLaunch MapPublicIpOnLaunch
     NetworkFirewallConnectivityType OutpostArn OwnerId PrivateDnsNameOptionsOnLaunch State
     SubnetArn SubnetId Tags Type VpcId
 """
@@ -285,7 +333,7 @@ def messages(*documents: object, node_label: str = ZONE) -> list[str]:
 
 
 def found(table: SubnetTable, address: str) -> str | None:
-    subnet = table.match(IPv4Address(address))
+    subnet = table.match(ip_address(address))
     return subnet and subnet.cidr
 
 
@@ -303,11 +351,16 @@ class ProblemTest(unittest.TestCase):
                 self.assertIn(text, problem)
 
     def test_bad_cidrs(self) -> None:
-        for cidr, why in BAD_CIDRS:
+        for cidr, why in [*BAD_CIDRS, *BAD_IPV6_CIDRS]:
             self.assert_refused(entry(cidr), f"CIDRBlock {cidr!r} {why}")
             self.assert_refused(
                 {"CidrBlock": cidr, "AvailabilityZone": "a"}, f"CIDRBlock {cidr!r} {why}"
             )
+
+    def test_valid_cidrs(self) -> None:
+        for cidr, printed in VALID_CIDRS:
+            with self.subTest(cidr):
+                self.assertEqual([subnet.cidr for subnet in load([entry(cidr)])], [printed])
 
     def test_missing_values(self) -> None:
         self.assert_refused({"AvailabilityZone": "zone-a"}, "CIDRBlock is missing")
@@ -708,14 +761,18 @@ class WarningTest(unittest.TestCase):
         table = load([entry("10.0.0.0/24", "a"), entry("10.1.0.0/24", "a", id="i")])
         self.assertEqual(table.warnings, ())
 
-    def test_ipv6_only_subnets_are_left_out(self) -> None:
-        for raw in (
-            {"SubnetId": "subnet-6", "Ipv6Native": True, "AvailabilityZone": "a"},
-            {"SubnetId": "subnet-6", "CIDRBlock": None, "AvailabilityZone": "a"},
-            {"SubnetId": "subnet-6", "CidrBlock": None, "AvailabilityZone": "a"},
-        ):
-            with self.subTest(raw):
-                table = self.assert_warning([[GOOD, raw]], "entry 1: ", "subnet-6", "IPv6")
+    def test_ipv6_only_subnets_whose_block_is_not_there_are_left_out(self) -> None:
+        found: list[dict[str, object]] = [
+            {"Ipv6Native": True},
+            {"CIDRBlock": None},
+            {"CidrBlock": None},
+            {"Ipv6Native": True, "Ipv6CidrBlockAssociationSet": []},
+            {"CIDRBlock": None, **associations(("2001:db8::/64", "disassociated"))},
+        ]
+        for said in found:
+            with self.subTest(said):
+                raw = said | {"SubnetId": "subnet-6", "AvailabilityZone": "a"}
+                table = self.assert_warning([[GOOD, raw]], "entry 1: ", "subnet-6", "IPv6-only")
                 self.assertEqual(len(table), 1)
                 self.assertIn("empty", problems([raw])[0])
 
@@ -788,7 +845,7 @@ FINGERPRINTED = [
 
 # Of these: another version that makes another number of them would alarm for
 # as long as it is rolled out.
-FINGERPRINT = 246580554020290
+FINGERPRINT = 17290591660474
 
 
 class FingerprintTest(unittest.TestCase):
@@ -799,7 +856,7 @@ class FingerprintTest(unittest.TestCase):
         table = load({"Subnets": FINGERPRINTED}, [FINGERPRINTED[0]])
         table.match(IPv4Address("10.0.0.1"))
         self.assertEqual(pickle.loads(pickle.dumps(table)).fingerprint, expected)
-        again = SubnetTable({mask.bit_count(): level for mask, level in table._levels})
+        again = SubnetTable({(32, mask.bit_count()): level for mask, level in table._ipv4})
         self.assertEqual(again.fingerprint, expected)
 
     def test_it_is_the_same_in_every_process(self) -> None:
@@ -910,32 +967,30 @@ class Counting(dict[Any, Any]):
         return super().get(key, default)
 
 
-def random_blocks(count: int, seed: int) -> set[Block]:
-    """That many subnets of all sizes in 10.0.0.0/8, many of them inside others."""
+def random_blocks(count: int, seed: int, bits: int = 32) -> set[Block]:
+    """That many subnets of all sizes in 10.0.0.0/8 or a00::/8, many of them inside others."""
     numbers = random.Random(seed)
     blocks: set[Block] = set()
     while len(blocks) < count:
-        length = numbers.randint(9, 32)
-        blocks.add((10 << 24 | numbers.getrandbits(24) >> 32 - length << 32 - length, length))
+        length = numbers.randint(9, bits)
+        number = 10 << bits - 8 | numbers.getrandbits(bits - 8)
+        blocks.add(((bits, length), number >> bits - length << bits - length))
     return blocks
 
 
 def table_of(blocks: Iterable[Block]) -> SubnetTable:
-    levels: dict[int, Level] = {}
-    for address, length in blocks:
-        levels.setdefault(length, {})[address] = Location("zone-a")
+    levels: dict[Size, Level] = {}
+    for size, address in blocks:
+        levels.setdefault(size, {})[address] = Location("zone-a")
     return SubnetTable(levels)
 
 
 def scan(blocks: set[Block], address: int) -> str | None:
     """The most specific subnet of the address, found by looking at every one."""
     holding = [
-        (length, network) for network, length in blocks if (address ^ network) >> 32 - length == 0
+        (size, network) for size, network in blocks if (address ^ network) >> size[0] - size[1] == 0
     ]
-    if not holding:
-        return None
-    length, network = max(holding)
-    return f"{IPv4Address(network)}/{length}"
+    return cidr_of(*max(holding)) if holding else None
 
 
 class MatchTest(unittest.TestCase):
@@ -962,25 +1017,164 @@ class MatchTest(unittest.TestCase):
         self.assertEqual(list(table), before)
 
     def test_many_subnets_are_matched_as_a_scan_would(self) -> None:
-        blocks = random_blocks(100_000, seed=1)
-        table = table_of(blocks)
-        self.assertEqual(len(table), 100_000)
-        numbers = random.Random(2)
-        for _ in range(20):
-            address = 10 << 24 | numbers.getrandbits(24)
-            self.assertEqual(found(table, str(IPv4Address(address))), scan(blocks, address))
+        for bits, family in FAMILIES.items():
+            blocks = random_blocks(100_000, seed=1, bits=bits)
+            table = table_of(blocks)
+            self.assertEqual(len(table), 100_000)
+            numbers = random.Random(2)
+            for number in range(20):
+                address = 10 << bits - 8 | numbers.getrandbits(bits - 8)
+                if number % 2:  # also some that are in a small subnet
+                    address = next(iter(blocks))[1] + number
+                self.assertEqual(found(table, str(family(address))), scan(blocks, address))
+
+    def test_neither_family_is_taken_for_the_other(self) -> None:
+        """0.0.0.1/32 and ::1/128 are one number."""
+        low = load([entry("0.0.0.0/8", "a"), entry("::/64", "b"), entry("::1/128", "c")])
+        for address, zone in (("0.0.0.1", "a"), ("::1", "c"), ("::2", "b"), ("1.0.0.0", None)):
+            with self.subTest(address):
+                subnet = low.match(ip_address(address))
+                self.assertEqual(subnet and subnet.zone, zone)
+        self.assertEqual([subnet.cidr for subnet in low], ["0.0.0.0/8", "::/64", "::1/128"])
+        everything = load([entry("0.0.0.0/0", "a"), entry("::/0", "b")])
+        self.assertEqual(
+            [found(everything, each) for each in ("::", "0.0.0.0")], ["::/0", "0.0.0.0/0"]
+        )
+
+    def test_the_table_knows_whether_it_has_ipv6(self) -> None:
+        for entries, expected in (([GOOD], False), ([GOOD, entry("::/64")], True)):
+            self.assertEqual(load(entries).has_ipv6, expected)
 
     def test_a_match_makes_a_probe_for_each_prefix_length_at_most(self) -> None:
         for count in (6, 10_000):
             blocks = random_blocks(count, seed=3)
-            lengths = len({length for _, length in blocks})
-            table = table_of(blocks)
-            table._levels = [(mask, Counting(level)) for mask, level in table._levels]
+            lengths = len({size for size, _ in blocks})
+            table = table_of(blocks | random_blocks(count, seed=3, bits=128))
+            table._ipv4 = [(mask, Counting(level)) for mask, level in table._ipv4]
             for address in ("10.1.2.3", "10.128.0.0", "11.0.0.0"):
                 with self.subTest(count=count, address=address):
                     Counting.probes = 0
                     found(table, address)
                     self.assertIn(Counting.probes, range(1, lengths + 1))
+
+
+def associations(*blocks: tuple[object, object]) -> dict[str, object]:
+    """A subnet's IPv6 blocks and their states, as AWS prints them."""
+    return {
+        "Ipv6CidrBlockAssociationSet": [
+            {
+                "AssociationId": f"subnet-cidr-assoc-{number}",
+                "Ipv6CidrBlock": cidr,
+                "Ipv6CidrBlockState": {"State": state},
+                "Ipv6AddressAttribute": "public",
+                "IpSource": "amazon",
+            }
+            for number, (cidr, state) in enumerate(blocks)
+        ]
+    }
+
+
+# What else an entry says, and the blocks that it is then.
+ASSOCIATED: list[tuple[dict[str, object], list[str]]] = [
+    ({"CidrBlock": "10.0.0.0/24", **associations()}, ["10.0.0.0/24"]),
+    ({"CidrBlock": "10.0.0.0/24", "Ipv6CidrBlockAssociationSet": None}, ["10.0.0.0/24"]),
+    (
+        {"CidrBlock": "10.0.0.0/24", **associations(("2001:db8::/64", "associated"))},
+        ["10.0.0.0/24", "2001:db8::/64"],
+    ),
+    (
+        {"CIDRBlock": "10.0.0.0/24", **associations(("2001:db8::/64", "associated"))},
+        ["10.0.0.0/24", "2001:db8::/64"],
+    ),
+    (
+        {"Ipv6Native": True, **associations(("2001:db8::/64", "associated"))},
+        ["2001:db8::/64"],
+    ),
+    ({"CIDRBlock": None, **associations(("2001:db8::/64", "associated"))}, ["2001:db8::/64"]),
+    (associations(("2001:db8::/64", "associated")), ["2001:db8::/64"]),
+    (
+        associations(
+            ("2001:db8:0:2::/64", "associated"),
+            ("2001:db8:0:3::/64", "associating"),
+            ("2001:db8:0:1::/64", "associated"),
+            ("2001:db8:0:4::/64", "disassociating"),
+            ("2001:db8:0:5::/64", "disassociated"),
+            ("2001:db8:0:6::/64", "failing"),
+        ),
+        ["2001:db8:0:1::/64", "2001:db8:0:2::/64"],
+    ),
+    (
+        {"CIDRBlock": "2001:db8::/64", **associations(("2001:db8::/64", "associated"))},
+        ["2001:db8::/64"],
+    ),
+]
+
+# What is no such list.
+UNASSOCIATED: list[tuple[object, str]] = [
+    ("2001:db8::/64", "Ipv6CidrBlock is missing"),
+    ({}, "Ipv6CidrBlock is missing"),
+    ([None], "Ipv6CidrBlock is missing"),
+    (["2001:db8::/64"], "Ipv6CidrBlock is missing"),
+    ([{"Ipv6CidrBlock": "2001:db8::/64"}], "Ipv6CidrBlock is missing"),
+    ([{"Ipv6CidrBlockState": {"State": "associated"}}], "Ipv6CidrBlock is missing"),
+    (
+        [{"Ipv6CidrBlock": "2001:db8::/64", "Ipv6CidrBlockState": {"State": None}}],
+        "Ipv6CidrBlock is missing",
+    ),
+    (
+        [{"Ipv6CidrBlock": "2001:db8::/64", "Ipv6CidrBlockState": "associated"}],
+        "Ipv6CidrBlock is missing",
+    ),
+    (
+        [{"Ipv6CidrBlock": 5, "Ipv6CidrBlockState": {"State": "associated"}}],
+        "Ipv6CidrBlock 5 is not a string",
+    ),
+    (
+        [{"Ipv6CidrBlock": "2001:db8::1/64", "Ipv6CidrBlockState": {"State": "associated"}}],
+        "Ipv6CidrBlock '2001:db8::1/64' has host bits set",
+    ),
+]
+
+
+class AssociationTest(unittest.TestCase):
+    """The IPv6 blocks of a subnet of AWS's."""
+
+    def test_those_that_are_associated_are_blocks_of_the_subnet(self) -> None:
+        for said, cidrs in ASSOCIATED:
+            with self.subTest(said):
+                raw = said | {"AvailabilityZone": "a", "AvailabilityZoneId": "i"}
+                table = load([raw])
+                self.assertEqual([subnet.cidr for subnet in table], cidrs)
+                self.assertEqual({(s.zone, s.zone_id) for s in table}, {("a", "i")})
+                self.assertEqual(table.warnings, ())
+
+    def test_what_cannot_be_understood_is_a_problem(self) -> None:
+        for value, why in UNASSOCIATED:
+            for good in (GOOD, {"AvailabilityZone": "a"}, {"CIDRBlock": None} | GOOD):
+                with self.subTest(value, good=good):
+                    (problem,) = problems([good | {"Ipv6CidrBlockAssociationSet": value}])
+                    self.assertIn(f"entry 0: Ipv6CidrBlockAssociationSet: {why}", problem)
+
+    def test_a_block_in_two_zones_is_a_problem_in_both_families(self) -> None:
+        block = associations(("2001:db8::/64", "associated"))
+        one, other = entry("10.0.0.0/24", "a") | block, entry("10.0.1.0/24", "b") | block
+        (problem,) = problems([one, other])
+        self.assertIn("entry 1: 2001:db8::/64 is in zone b; in entry 0 it is in zone a", problem)
+
+    def test_subnets_of_one_vpc_inside_those_of_another_in_both_families(self) -> None:
+        outer = entry("::/16", "a", VpcId="vpc-1")
+        inner = entry("0:1::/64", "a", VpcId="vpc-2")
+        beside = entry("0.1.0.0/24", "a", VpcId="vpc-2")  # the same number, but of IPv4
+        (warning,) = load([outer, inner, beside]).warnings
+        self.assertIn("0:1::/64 in zone a, 'vpc-2' (entry 1) lies inside ::/16", warning)
+
+    def test_both_families_are_printed_and_read_again(self) -> None:
+        raw = [said | {"AvailabilityZone": "a"} for said, _ in ASSOCIATED]
+        table = load(raw)
+        self.assertEqual(len(table), 4)
+        again = parse("".join(lines(table)))
+        self.assertEqual(list(again), list(table))
+        self.assertEqual(again.fingerprint, table.fingerprint)
 
 
 # Texts to be read in pieces of all sizes.
@@ -1236,7 +1430,8 @@ class PasteTest(unittest.TestCase):
     def test_what_aws_prints_is_the_table(self) -> None:
         """Whole, and with the README's --query."""
         whole = (ROOT / "tests/examples/aws-one-account/subnets.json").read_text()
-        picked = {"CIDRBlock": "CidrBlock", **{key: key for key in ZONE_KEYS}}
+        keys = (*ZONE_KEYS, "Ipv6CidrBlockAssociationSet")
+        picked = {"CIDRBlock": "CidrBlock", **{key: key for key in keys}}
         query = json.dumps(
             [
                 {name: subnet.get(key) for name, key in picked.items()}
