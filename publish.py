@@ -19,9 +19,9 @@ from time import time
 from typing import Any, NamedTuple
 
 from common.errors import complain
-from common.kubernetes import Client, KubernetesError, optional_url
-from common.names import ZONE_ID_LABEL, ZONE_LABEL
-from common.settings import Settings, one_of, setting, text
+from common.kubernetes import Client, KubernetesError
+from common.names import ZONE_ID_LABEL
+from common.settings import ApiServerSettings, ZoneSettings, setting, text
 from lookup.table import InvalidSubnets, Subnet, SubnetTable
 from lookup.table_reader import parse, read_files
 from lookup.table_writer import MAX_CONFIGMAP_SIZE, lines
@@ -62,20 +62,12 @@ class Unfit(Exception):
 
 
 @dataclass(frozen=True)
-class PublishSettings(Settings):
+class PublishSettings(ApiServerSettings, ZoneSettings):
     """The settings of this program."""
 
-    kubernetes_url: str = setting(
-        "",
-        optional_url,
-        "an API server that needs no token: `kubectl proxy`; by default the cluster's",
-    )
     namespace: str = setting("automatic-zone-placement", text, "the ConfigMap's namespace")
     config_map: str = setting(
         "automatic-zone-placement-gathered", text, "the name of the ConfigMap, which must exist"
-    )
-    node_label: str = setting(
-        ZONE_LABEL, one_of(ZONE_LABEL, ZONE_ID_LABEL), "the service's NODE_LABEL"
     )
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from common.errors import ServiceError, ZoneNotFound, error_body
@@ -163,7 +162,7 @@ class Placement:
                 yield f"{name}: {result.reason}: {result}"
                 continue
             for address in result.addresses:
-                subnet = self._match(address)
+                subnet = self.table.match(address)
                 where = (
                     f"in subnet {subnet.cidr}, {subnet.zone_text()}" if subnet else "in no subnet"
                 )
@@ -172,17 +171,12 @@ class Placement:
     def _locate(self, name: str, result: Result) -> Place | ServiceError:
         if isinstance(result, ServiceError):
             return result
-        found = tuple((address, self._match(address)) for address in result.addresses)
+        found = tuple((address, self.table.match(address)) for address in result.addresses)
         zones = {subnet and self._labels(subnet)[-1] for _, subnet in found}
         if zones == {None}:
             return ZoneNotFound(f"{name}: {_listed(result.addresses)} is in no subnet")
         zone = zones.pop() if len(zones) == 1 else None
         return Place(name, result, found, zone, self._steps(found, zone))
-
-    def _match(self, address: Address) -> Subnet | None:
-        if isinstance(address, IPv6Address) and not self.table.has_ipv6:
-            return None
-        return self.table.match(address)  # type: ignore[arg-type]  # until it takes IPv6
 
     def _steps(self, found: Found, zone: Label | None) -> Sequence[Mapping[Label, int]]:
         """In one zone, one label after another, as far as all addresses share it.

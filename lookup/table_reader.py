@@ -205,7 +205,7 @@ class TableReader:
         if is_without_block(raw):
             subnet = shown(raw["SubnetId"]) if "SubnetId" in raw else "the subnet"
             self.add_warning(
-                f"{where}: {subnet} is IPv6-only, its block is not here, and it is left out"
+                f"{where}: {subnet} is IPv6-only, names no block that is associated, and is left out"
             )
             return
         self.is_example = self.is_example or "Example" in raw
