@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lookup.c_library import configure_c_library
 from tests import dns_server
-from tests.support import Client, running, wait_until
+from tests.support import SUBNETS, Client, running, wait_until
 
 INSIDE = "TESTS_RUN_IN_NAMESPACES"
 AS_ROOT = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
@@ -34,7 +34,9 @@ options ndots:5
 NSSWITCH_CONF = "hosts: files dns\n"
 HOSTS = f"127.0.0.1 localhost\n{THERE} alias.of.the.pod.test\n"
 
-CASES: dict[str, tuple[list[str] | int | None, int, str]] = {
+Known = list[str] | int | None  # what is known of a name
+
+CASES: dict[str, tuple[Known, int, str]] = {
     "db.test": ([HERE], 200, HERE),
     "alias.test": (["db.test", HERE], 200, HERE),
     "two-in-one-zone.test": ([HERE, "192.168.96.1"], 200, HERE),
@@ -48,6 +50,39 @@ CASES: dict[str, tuple[list[str] | int | None, int, str]] = {
     # To the C library these are what NXDOMAIN is.
     "formerr.test": (dns_server.FORMERR, 404, "NameNotFound"),
     "malformed.test": (dns_server.MALFORMED, 404, "NameNotFound"),
+}
+
+HERE_6, THERE_6, ELSEWHERE_6 = "fd00:b::1", "fd00:a::1", "2001:db8::1"
+IPV6_SUBNETS = [
+    {"CIDRBlock": f"fd00:{zone}::/64", "AvailabilityZone": f"eu-central-1{zone}"} for zone in "ab"
+]
+
+# With IPv6 in the table: what the name resolves to, what if AAAA is asked for, the status or the
+# zone, and whether it is certain.
+IPV6_CASES: dict[str, tuple[Known, Known, int | str, bool]] = {
+    "a-only.test": ([HERE], [], "eu-central-1b", True),
+    "aaaa-only.test": ([], [HERE_6], "eu-central-1b", True),
+    "both-in-one-zone.test": ([HERE], [HERE_6], "eu-central-1b", True),
+    "both-in-two-zones.test": ([HERE], [THERE_6], "None", False),
+    "aaaa-in-two-zones.test": ([], [HERE_6, THERE_6], "None", False),
+    "aaaa-elsewhere.test": ([HERE], [ELSEWHERE_6], "None", False),
+    "alias-of-both.test": (["x.test", HERE], ["x.test", HERE_6], "eu-central-1b", True),
+    "dns64.test": ([HERE], ["64:ff9b::192.168.0.1"], "eu-central-1b", True),
+    "dns64-alone.test": ([], ["64:ff9b::192.168.0.1"], "eu-central-1b", True),
+    "mapped.test": ([], ["::ffff:192.168.0.1"], "eu-central-1b", True),
+    "neither.test": ([], [], 404, False),
+    "no-such-name.test": (dns_server.NXDOMAIN, dns_server.NXDOMAIN, 404, False),
+    "both-failing.test": (dns_server.SERVFAIL, dns_server.SERVFAIL, 502, False),
+    "aaaa-failing-a-none.test": ([], dns_server.SERVFAIL, 502, False),
+}
+
+# As above, but DNS says nothing of one address family.
+INCOMPLETE: dict[str, tuple[Known, Known, str]] = {
+    "aaaa-failing.test": ([HERE], dns_server.SERVFAIL, "eu-central-1b"),
+    "aaaa-refused.test": ([HERE], dns_server.REFUSED, "eu-central-1b"),
+    "aaaa-silent.test": ([HERE], dns_server.SILENT, "eu-central-1b"),
+    "a-failing.test": (dns_server.SERVFAIL, [THERE_6], "eu-central-1a"),
+    "a-silent.test": (dns_server.SILENT, [THERE_6], "eu-central-1a"),
 }
 
 # The number of dots is what the C library decides by. RDS's names have five and more.
@@ -106,10 +141,53 @@ class RealResolverTest(unittest.TestCase):
 
     def test_answers(self) -> None:
         zone = {name: known for name, (known, _, _) in CASES.items()}
-        with dns_server.serving(zone), running(DNS_TIMEOUT="0.5") as client:
+        with dns_server.serving(zone) as asked, running(DNS_TIMEOUT="0.5") as client:
             for name, (_, status, outcome) in CASES.items():
                 with self.subTest(name):
                     self.assert_lookup(client, name, status, outcome)
+        self.assertNotIn("AAAA", str(asked))
+
+    def test_answers_with_ipv6_in_the_table(self) -> None:
+        zone: dns_server.Zone = {}
+        for name, (a, aaaa, _, _) in IPV6_CASES.items():
+            zone |= {name: a, f"AAAA {name}": aaaa}
+        with dns_server.serving(zone) as asked, running(SUBNETS + IPV6_SUBNETS) as client:
+            for name, (_, _, expected, is_certain) in IPV6_CASES.items():
+                with self.subTest(name):
+                    response = client.lookup(name)
+                    found = str(response.body["zone"]) if response.status == 200 else None
+                    self.assertEqual(found or response.status, expected)
+                    self.assertEqual(bool(response.body.get("nodeSelector")), is_certain)
+                    self.assertNotIn("incomplete", response.body)
+                    self.assertEqual({asked.count(name), asked.count(f"AAAA {name}")}, {1})
+
+    def test_what_dns_says_of_one_family_is_an_answer_but_not_certain(self) -> None:
+        zone: dns_server.Zone = {}
+        for name, (a, aaaa, _) in INCOMPLETE.items():
+            zone |= {name: a, f"AAAA {name}": aaaa}
+        table = SUBNETS + IPV6_SUBNETS
+        with dns_server.serving(zone) as asked, running(table, DNS_TIMEOUT="0.5") as client:
+            for name, (_, _, expected) in INCOMPLETE.items():
+                for _ in range(2):  # the second time, from memory
+                    with self.subTest(name):
+                        body = client.lookup(name).body
+                        self.assertEqual((body["zone"], body["incomplete"]), (expected, True))
+                        self.assertEqual(body["nodeSelector"], {})
+                        self.assertTrue(body["nodeLabels"])
+            self.assertEqual(asked.count("aaaa-failing.test"), 1)
+
+    def test_what_comes_late_completes_the_answer(self) -> None:
+        zone: dns_server.Zone = {"db.test": [HERE, HERE_6], "AAAA db.test": dns_server.SILENT}
+        table = SUBNETS + IPV6_SUBNETS
+        with (
+            dns_server.serving(zone) as asked,
+            running(table, DNS_TIMEOUT="0.1", DNS_CACHE_TTL="60") as client,
+        ):
+            self.assertTrue(client.lookup("db.test").body["incomplete"])
+            del zone["AAAA db.test"]
+            wait_until(lambda: "incomplete" not in client.lookup("db.test").body)
+            self.assertTrue(client.lookup("db.test").body["nodeSelector"])
+        self.assertEqual(asked.count("db.test"), 1)
 
     def test_without_a_dns_server(self) -> None:
         with running() as client:

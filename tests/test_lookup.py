@@ -7,24 +7,11 @@ import unittest
 from typing import ClassVar
 from urllib.parse import quote
 
+from tests.test_host import INVALID_NAMES, VALID_NAMES
 from tests.support import Response, fake_dns, running
 
 ZONE = "topology.kubernetes.io/zone"
 ZONE_ID = "topology.k8s.aws/zone-id"
-
-RACKS = [
-    {
-        "CIDRBlock": "10.1.0.0/16",
-        "AvailabilityZone": "dc-1",
-        "NodeLabels": {"example.com/row": "row-2"},
-    },
-    {
-        "CIDRBlock": "10.1.2.0/24",
-        "AvailabilityZone": "dc-1",
-        "NodeLabels": {"example.com/rack": "rack-a", "example.com/row": "row-2"},
-    },
-    {"CIDRBlock": "10.2.0.0/16", "AvailabilityZone": "eu-1", "AvailabilityZoneId": "eu1-az1"},
-]
 
 # reason and status of what is refused before anything is resolved
 INVALID_QUERIES = [
@@ -39,67 +26,6 @@ INVALID_QUERIES = [
     "fqdn=%ff",
     "FQDN=db.test",
     "fqdn=" + ",".join(["db.test"] * 9),
-]
-
-INVALID_NAMES = [
-    "db",
-    "db.",
-    "a" * 63,
-    "localhost1",
-    "1.2.3",
-    "0x7f000001",
-    "1.2.3.0x4",
-    "2130706433",
-    "256.1.1.1",
-    "1.2.3.4.5",
-    "01.2.3.4",
-    "1.2.3.4.",
-    "127.1",
-    "fe80::1%eth0",
-    "[fd00::1",
-    "fd00::1]",
-    "[[fd00::1]]",
-    "[192.168.1.7]",
-    "[]",
-    "[db.test]",
-    "fd00::1::2",
-    "fd00:",
-    "1:2:3:4:5:6:7:8:9",
-    "fd00::10000",
-    "::ffff:192.168.1.256",
-    ":",
-    ".",
-    "..",
-    "a..b",
-    ".a",
-    "a..",
-    "-a.test",
-    "a-.test",
-    "a b",
-    " db.test",
-    "db.test\n",
-    "db.test\r\nx: y",
-    "{{ request.object }}",
-    "db.test/../x",
-    "bücher.test",
-    "\u212aelvin.test",
-    "a" * 64 + ".test",
-    ".".join(["a" * 49] * 5) + ".test",  # 254 octets
-    "x\0y",
-]
-
-VALID_NAMES = [
-    "localhost",
-    "db.test.",
-    "DB.Test",
-    "_srv._tcp.db.test",
-    "a_b.test",
-    "3com.test",
-    "x--y.test",
-    "xn--bcher-kva.test",
-    "a" * 63 + ".test",
-    ".".join(["a" * 49] * 4 + ["a" * 48]) + ".test",  # 253 octets
-    "1.2.3.4a",
 ]
 
 
@@ -151,42 +77,6 @@ class AnswerTest(unittest.TestCase):
             response = client.lookup("db.test")
         self.assertEqual(response.body["zone"], "eu-central-1b")
         self.assertEqual(response.body["address"], "192.168.0.1")
-
-    def test_labels_that_not_all_addresses_share_are_left_out(self) -> None:
-        with fake_dns(db=["10.1.2.1", "10.1.9.1"]), running(RACKS) as client:
-            body = client.lookup("db.test").body
-        self.assertEqual(
-            body["nodeLabels"],
-            [
-                {"key": "example.com/row", "values": ["row-2"], "weight": 100},
-                {"key": ZONE, "values": ["dc-1"], "weight": 50},
-            ],
-        )
-
-    def test_the_most_specific_label_comes_first(self) -> None:
-        with running(RACKS) as client:
-            body = client.lookup("10.1.2.3").body
-        self.assertEqual(body["subnet"], "10.1.2.0/24")
-        self.assertIsNone(body["zoneId"])
-        self.assertEqual(
-            body["nodeLabels"],
-            [
-                {"key": "example.com/rack", "values": ["rack-a"], "weight": 100},
-                {"key": "example.com/row", "values": ["row-2"], "weight": 50},
-                {"key": ZONE, "values": ["dc-1"], "weight": 25},
-            ],
-        )
-
-    def test_node_label_may_be_the_zone_id(self) -> None:
-        with running(RACKS, NODE_LABEL=ZONE_ID) as client:
-            cloud, rack = client.lookup("10.2.0.1").body, client.lookup("10.1.9.9").body
-        self.assertEqual(
-            cloud["nodeLabels"], [{"key": ZONE_ID, "values": ["eu1-az1"], "weight": 100}]
-        )
-        with self.subTest("a subnet without an id has the zone's name"):
-            self.assertEqual(
-                rack["nodeLabels"][-1], {"key": ZONE, "values": ["dc-1"], "weight": 50}
-            )
 
 
 class ErrorTest(unittest.TestCase):
@@ -250,62 +140,14 @@ class ErrorTest(unittest.TestCase):
         self.assertLess(len(str(body["error"])), 500)
 
 
-class SeveralZonesTest(unittest.TestCase):
-    """A name in several zones: addresses, the expected terms, and whether a zone may be insisted on."""
-
-    B, A, C = "192.168.0.", "192.168.32.", "192.168.64."  # one subnet for each zone
-    CASES: ClassVar[list[tuple[list[str], list[tuple[list[str], int]]]]] = [
-        ([B + "1", B + "2", A + "1"], [(["eu-central-1b"], 100), (["eu-central-1a"], 50)]),
-        ([B + "1", A + "1"], [(["eu-central-1a", "eu-central-1b"], 100)]),
-        ([C + "1", B + "1", A + "1"], [(["eu-central-1a", "eu-central-1b", "eu-central-1c"], 100)]),
-        (
-            [B + "1", B + "2", B + "3", A + "1", A + "2", C + "1"],
-            [(["eu-central-1b"], 100), (["eu-central-1a"], 67), (["eu-central-1c"], 33)],
-        ),
-        # Outside the table, an address counts for no zone, but nothing is sure any more.
-        ([B + "1", "10.9.9.9"], [(["eu-central-1b"], 100)]),
-        (
-            [B + "1", A + "1", A + "2", "10.9.9.9"],
-            [(["eu-central-1a"], 100), (["eu-central-1b"], 50)],
-        ),
-    ]
-
-    def test_zones_are_preferred_by_their_share_and_none_is_insisted_on(self) -> None:
-        for addresses, terms in self.CASES:
-            with self.subTest(addresses), fake_dns(db=addresses), running() as client:
-                body = client.lookup("db.test").body
-                found = [(term["values"], term["weight"]) for term in body["nodeLabels"]]
-                self.assertEqual(found, terms)
-                self.assertEqual({term["key"] for term in body["nodeLabels"]}, {ZONE})
-                self.assertEqual(body["nodeSelector"], {})
-                for key in ("address", "subnet", "zone", "zoneId"):
-                    self.assertIsNone(body[key])
-
-    def test_each_address_is_listed_with_what_is_known_of_it(self) -> None:
-        with fake_dns(db=["192.168.33.1", "192.168.0.1", "10.9.9.9"]), running() as client:
-            body = client.lookup("db.test").body
-        keys = ("address", "subnet", "zone", "zoneId")
-        self.assertEqual(
-            [tuple(each[key] for key in keys) for each in body["addresses"]],
-            [
-                ("10.9.9.9", None, None, None),
-                ("192.168.0.1", "192.168.0.0/19", "eu-central-1b", "euc1-az3"),
-                ("192.168.33.1", "192.168.32.0/19", "eu-central-1a", "euc1-az2"),
-            ],
-        )
-
-    def test_by_zone_id_it_is_the_same(self) -> None:
-        addresses = ["192.168.0.1", "192.168.32.1"]
-        with fake_dns(db=addresses), running(NODE_LABEL=ZONE_ID) as client:
-            body = client.lookup("db.test").body
-        terms = [{"key": ZONE_ID, "values": ["euc1-az2", "euc1-az3"], "weight": 100}]
-        self.assertEqual(body["nodeLabels"], terms)
-
-    def test_the_more_specific_labels_of_several_zones_are_left_out(self) -> None:
-        with fake_dns(db=["10.1.2.1", "10.2.0.1"]), running(RACKS) as client:
-            body = client.lookup("db.test").body
-        terms = [{"key": ZONE, "values": ["dc-1", "eu-1"], "weight": 100}]
-        self.assertEqual(body["nodeLabels"], terms)
+class AddressesTest(unittest.TestCase):
+    def test_a_name_in_several_zones(self) -> None:
+        with fake_dns(lb=["192.168.0.1", "192.168.32.1"]), running() as client:
+            body = client.lookup("lb.test").body
+        self.assertEqual((body["address"], body["zone"], body["nodeSelector"]), (None, None, {}))
+        self.assertEqual(len(body["addresses"]), 2)
+        zones = ["eu-central-1a", "eu-central-1b"]
+        self.assertEqual(body["nodeLabels"], [{"key": ZONE, "values": zones, "weight": 100}])
 
     def test_more_addresses_than_any_database_has_are_a_failure(self) -> None:
         addresses = [f"192.168.0.{number}" for number in range(1, 130)]
@@ -316,78 +158,16 @@ class SeveralZonesTest(unittest.TestCase):
             self.assertEqual(client.lookup("ok.test").status, 200)
 
 
-class SelectorTest(unittest.TestCase):
-    """When a zone may be insisted on."""
+class SettingsTest(unittest.TestCase):
+    def test_a_zone_that_is_avoided_is_told_but_not_preferred(self) -> None:
+        with running(AVOID_ZONES="eu-west-1a, euc1-az3") as client:
+            body = client.lookup("192.168.1.7").body
+        self.assertEqual((body["zone"], body["nodeLabels"]), ("eu-central-1b", []))
 
-    NAMES: ClassVar[dict[str, list[str] | Exception]] = {
-        "db": ["192.168.0.1"],
-        "cache": ["192.168.32.1"],
-        "lb": ["192.168.0.1", "192.168.32.1"],
-        "far": ["10.9.9.9"],
-        "partly": ["192.168.0.1", "10.9.9.9"],
-        "failing": socket.gaierror(socket.EAI_AGAIN, "try again"),
-    }
-    # names, the zone that is told, the zone that may be insisted on
-    CASES: ClassVar[list[tuple[list[str], str | None, str | None]]] = [
-        (["db"], "eu-central-1b", "eu-central-1b"),
-        (["db", "cache"], "eu-central-1b", "eu-central-1b"),
-        (["cache", "db"], "eu-central-1a", "eu-central-1a"),
-        (["lb"], None, None),
-        (["lb", "cache"], None, None),
-        (["cache", "lb"], "eu-central-1a", "eu-central-1a"),
-        (["partly"], None, None),
-        (["db", "partly"], "eu-central-1b", None),
-        (["db", "far"], "eu-central-1b", None),
-        (["db", "gone"], "eu-central-1b", None),
-        (["failing", "cache"], "eu-central-1a", None),
-        (["db", "failing"], "eu-central-1b", None),
-    ]
-
-    def test_by_what_is_known_of_the_names(self) -> None:
-        with fake_dns(**self.NAMES), running() as client:
-            for names, zone, selected in self.CASES:
-                with self.subTest(names):
-                    body = client.lookup(*(f"{name}.test" for name in names)).body
-                    self.assertEqual(body["zone"], zone)
-                    selector = {ZONE: selected} if selected else {}
-                    self.assertEqual(body["nodeSelector"], selector)
-
-    def test_a_stale_answer_is_never_insisted_on(self) -> None:
-        with fake_dns(**self.NAMES) as dns, running(DNS_CACHE_TTL="0") as client:
-            self.assertEqual(client.lookup("db.test").body["nodeSelector"], {ZONE: "eu-central-1b"})
-            dns.answers["db.test"] = self.NAMES["failing"]
-            for names in (["db.test"], ["db.test", "cache.test"], ["cache.test", "db.test"]):
-                body = client.lookup(*names).body
-                self.assertTrue(body["stale"])
-                self.assertEqual(body["nodeSelector"], {})
-                self.assertIn("eu-central-1b", str(body["nodeLabels"]))
-
-
-class AvoidedZonesTest(unittest.TestCase):
-    def test_an_avoided_zone_is_told_but_not_asked_for(self) -> None:
-        for avoided in ("eu-central-1b", "euc1-az3", "eu-west-1a, euc1-az3"):
-            with self.subTest(avoided), running(AVOID_ZONES=avoided) as client:
-                body = client.lookup("192.168.1.7").body
-                self.assertEqual((body["zone"], body["zoneId"]), ("eu-central-1b", "euc1-az3"))
-                self.assertEqual((body["nodeLabels"], body["nodeSelector"]), ([], {}))
-                other = client.lookup("192.168.33.7").body
-                self.assertEqual(other["nodeSelector"], {ZONE: "eu-central-1a"})
-
-    def test_the_other_names_and_the_other_zones_of_a_name_are_preferred(self) -> None:
-        lb = ["192.168.0.1", "192.168.0.2", "192.168.32.1", "192.168.64.1"]
-        with fake_dns(lb=lb), running(AVOID_ZONES="eu-central-1b") as client:
-            several = client.lookup("lb.test").body
-            names = client.lookup("192.168.1.7", "192.168.33.7").body
-        zones = ["eu-central-1a", "eu-central-1c"]
-        self.assertEqual(several["nodeLabels"], [{"key": ZONE, "values": zones, "weight": 100}])
-        self.assertEqual(names["nodeLabels"], [{"key": ZONE, "values": zones[:1], "weight": 100}])
-        self.assertEqual((several["nodeSelector"], names["nodeSelector"]), ({}, {}))
-        self.assertEqual(names["zone"], "eu-central-1a")
-
-    def test_a_name_that_is_partly_in_an_avoided_zone_lets_nothing_be_insisted_on(self) -> None:
-        lb = ["192.168.0.1", "192.168.32.1"]
-        with fake_dns(lb=lb), running(AVOID_ZONES="eu-central-1b") as client:
-            self.assertEqual(client.lookup("192.168.65.7", "lb.test").body["nodeSelector"], {})
+    def test_the_node_label_may_be_the_zone_s_id(self) -> None:
+        with running(NODE_LABEL=ZONE_ID) as client:
+            body = client.lookup("192.168.1.7").body
+        self.assertEqual(body["nodeSelector"], {ZONE_ID: "euc1-az3"})
 
 
 class AllowedDomainsTest(unittest.TestCase):
@@ -443,61 +223,6 @@ class SeveralNamesTest(unittest.TestCase):
                 {"key": ZONE, "values": ["eu-central-1a"], "weight": 50},
             ],
         )
-
-    def test_the_weights_of_all_names_are_one_falling_sequence(self) -> None:
-        with running(RACKS) as client:
-            body = client.lookup("10.1.2.3", "10.2.0.1").body
-            self.assertEqual([term["weight"] for term in body["nodeLabels"]], [100, 50, 25, 12])
-            body = client.lookup("10.2.0.1", "10.1.2.3").body
-            self.assertEqual([term["weight"] for term in body["nodeLabels"]], [100, 50, 25, 12])
-            self.assertEqual(body["nodeLabels"][0]["values"], ["eu-1"])
-
-    def test_a_name_in_several_zones_outweighs_those_behind_it(self) -> None:
-        lb = ["192.168.0.1", "192.168.0.2", "192.168.32.1"]
-        with fake_dns(lb=lb), running() as client:
-            body = client.lookup("lb.test", "192.168.64.1").body
-        self.assertEqual([term["weight"] for term in body["nodeLabels"]], [100, 50, 25])
-        self.assertEqual((body["fqdn"], body["zone"]), ("lb.test", None))
-
-    def test_a_weight_is_never_less_than_1_and_equal_ones_are_one_term(self) -> None:
-        table = [
-            {"CIDRBlock": f"10.{number}.0.0/16", "AvailabilityZone": f"zone-{number}"}
-            for number in range(8)
-        ]
-        uneven = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.1.0.1"]
-        with fake_dns(uneven=uneven), running(table) as client:
-            names = [f"10.{number}.0.1" for number in range(2, 8)]
-            for last in (["10.0.0.1", "10.1.0.1"], ["uneven.test"]):
-                with self.subTest(last):
-                    terms = client.lookup(*names, *last).body["nodeLabels"]
-                    weights = [term["weight"] for term in terms]
-                    self.assertEqual(weights, [100, 50, 25, 12, 6, 3, 1])
-                    self.assertEqual(terms[-1]["values"], ["zone-0", "zone-1"])
-
-    def test_a_label_of_several_names_is_given_once_with_its_highest_weight(self) -> None:
-        with running(RACKS) as client:
-            body = client.lookup("10.1.9.9", "10.2.0.1", "10.1.2.3").body
-        self.assertEqual(
-            body["nodeLabels"],
-            [
-                {"key": "example.com/row", "values": ["row-2"], "weight": 100},
-                {"key": ZONE, "values": ["dc-1"], "weight": 50},
-                {"key": ZONE, "values": ["eu-1"], "weight": 25},
-                {"key": "example.com/rack", "values": ["rack-a"], "weight": 12},
-            ],
-        )
-
-    def test_a_name_given_twice_is_one_name(self) -> None:
-        with fake_dns(db=["192.168.0.1"]) as dns, running() as client:
-            body = client.lookup("db.test", "DB.test.", "db.test").body
-        self.assertEqual(dns.asked, ["db.test"])
-        self.assertEqual([term["weight"] for term in body["nodeLabels"]], [100])
-
-    def test_when_none_can_be_placed_it_is_the_first_name_s_error(self) -> None:
-        with fake_dns(db=["10.9.9.9"]), running() as client:
-            response = client.lookup("db.test", "gone.test")
-        self.assertEqual(response.status, 404)
-        self.assertEqual(response.body["reason"], "ZoneNotFound")
 
     def test_names_are_resolved_side_by_side(self) -> None:
         with fake_dns(db=["192.168.0.1"]) as dns, running(DNS_TIMEOUT="0.2") as client:
