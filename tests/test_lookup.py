@@ -7,8 +7,8 @@ import unittest
 from typing import ClassVar
 from urllib.parse import quote
 
-from tests.test_host import INVALID_NAMES, VALID_NAMES
 from tests.support import Response, fake_dns, running
+from tests.test_host import INVALID_NAMES, VALID_NAMES
 
 ZONE = "topology.kubernetes.io/zone"
 ZONE_ID = "topology.k8s.aws/zone-id"
