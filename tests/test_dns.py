@@ -149,17 +149,19 @@ class RealResolverTest(unittest.TestCase):
 
     def test_answers_with_ipv6_in_the_table(self) -> None:
         zone: dns_server.Zone = {}
-        for name, (a, aaaa, _, _) in IPV6_CASES.items():
-            zone |= {name: a, f"AAAA {name}": aaaa}
+        for name, case in IPV6_CASES.items():
+            zone |= {name: case[0], f"AAAA {name}": case[1]}
         with dns_server.serving(zone) as asked, running(SUBNETS + IPV6_SUBNETS) as client:
-            for name, (_, _, expected, is_certain) in IPV6_CASES.items():
+            for name, (a, aaaa, expected, is_certain) in IPV6_CASES.items():
                 with self.subTest(name):
                     response = client.lookup(name)
                     found = str(response.body["zone"]) if response.status == 200 else None
                     self.assertEqual(found or response.status, expected)
                     self.assertEqual(bool(response.body.get("nodeSelector")), is_certain)
                     self.assertNotIn("incomplete", response.body)
-                    self.assertEqual({asked.count(name), asked.count(f"AAAA {name}")}, {1})
+                    # Of what fails, the C library makes sure.
+                    times = {2 if known == dns_server.SERVFAIL else 1 for known in (a, aaaa)}
+                    self.assertEqual({asked.count(name), asked.count(f"AAAA {name}")}, times)
 
     def test_what_dns_says_of_one_family_is_an_answer_but_not_certain(self) -> None:
         zone: dns_server.Zone = {}
