@@ -53,7 +53,7 @@ class InvalidRequest(ServiceError):
 
 
 class InvalidName(ServiceError):
-    """The value is neither a fully qualified domain name nor an IPv4 address."""
+    """The value is neither a fully qualified domain name nor an IP address."""
 
     status = HTTPStatus.BAD_REQUEST
 
@@ -99,7 +99,7 @@ class NameNotAllowed(ServiceError):
 
 
 class NameNotFound(ServiceError):
-    """The name does not exist (NXDOMAIN) or has no A record."""
+    """The name does not exist (NXDOMAIN) or has no address."""
 
     status = HTTPStatus.NOT_FOUND
 
