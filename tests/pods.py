@@ -44,9 +44,12 @@ PORT = "8080"
 FURNISH = """
 ip link set lo up
 ip address add 192.0.2.1/32 dev lo
-mount --bind "$0" /etc/hosts
+mount --bind "$0/hosts" /etc/hosts
+mount --bind "$0/nsswitch.conf" /etc/nsswitch.conf
 exec "$@"
 """
+# There is no DNS: without it, nothing is known of a name but what is in the hosts file.
+NSSWITCH = "hosts: files\n"
 
 PATIENCE = 30.0  # seconds
 
@@ -55,9 +58,9 @@ Command = list[str | Path]
 
 def furnished(folder: Path, *command: str | Path) -> Command:
     """The command, in namespaces of its own; `folder` is for its hosts file."""
-    hosts = folder / "hosts"
-    hosts.write_text(HOSTS + (FOLDER / "hosts").read_text())
-    return [*UNSHARE, "sh", "-ec", FURNISH, hosts, *command]
+    (folder / "hosts").write_text(HOSTS + (FOLDER / "hosts").read_text())
+    (folder / "nsswitch.conf").write_text(NSSWITCH)
+    return [*UNSHARE, "sh", "-ec", FURNISH, folder, *command]
 
 
 def refusal(folder: Path) -> str:

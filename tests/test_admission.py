@@ -10,7 +10,7 @@ from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from functools import cache
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from common.errors import InvalidRequest, NameNotFound, ServiceError
 from common.names import ANNOTATION as NAME
+from lookup.host import Address
 from lookup.lookups import MAX_LENGTH, names_in
 from lookup.placement import Answer
 from lookup.resolver import Resolution, Result
@@ -181,11 +182,11 @@ def pods_in(file: str) -> dict[str, Pod]:
 
 
 def hosts() -> dict[str, Resolution]:
-    addresses: dict[str, tuple[IPv4Address, ...]] = {}
+    addresses: dict[str, tuple[Address, ...]] = {}
     for line in (FOLDER / "hosts").read_text().splitlines():
         if not line.startswith("#"):
             address, name = line.split()
-            addresses[name] = (*addresses.get(name, ()), IPv4Address(address))
+            addresses[name] = (*addresses.get(name, ()), ip_address(address))
     stale = Resolution((IPv4Address(DATABASE),), stale=True)
     found = {name: Resolution(each) for name, each in addresses.items()}
     return found | {"stale.example.internal": stale}

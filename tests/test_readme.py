@@ -11,7 +11,7 @@ from pathlib import Path
 from common import errors
 from lookup.handler import ENDPOINTS
 from server import ServerSettings
-from tests.support import running
+from tests.support import SUBNETS, running
 from tests.test_process import serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +24,9 @@ CONTRIBUTING = ROOT / "docs" / "CONTRIBUTING.md"
 
 # A request that is shown, and its answer on the line below.
 SHOWN = re.compile(r"^\$ curl 'localhost:8080(/\S+)'\n(.*)$", re.MULTILINE)
+
+# The subnet of the example with IPv6.
+IPV6_SUBNET = {"CIDRBlock": "2001:db8:1::/64", "AvailabilityZone": "eu-central-1b"}
 
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
@@ -84,7 +87,7 @@ class ReadmeTest(unittest.TestCase):
     def test_answers(self) -> None:
         shown = {pair for text in DOCUMENTS.values() for pair in SHOWN.findall(text)}
         self.assertTrue(shown)
-        with running() as client:
+        with running([*SUBNETS, IPV6_SUBNET]) as client:
             for target, answer in shown:
                 self.assertEqual(client.request(target).body, json.loads(answer), target)
 
