@@ -26,7 +26,11 @@ CONTRIBUTING = ROOT / "docs" / "CONTRIBUTING.md"
 SHOWN = re.compile(r"^\$ curl 'localhost:8080(/\S+)'\n(.*)$", re.MULTILINE)
 
 # The subnet of the example with IPv6.
-IPV6_SUBNET = {"CIDRBlock": "2001:db8:1::/64", "AvailabilityZone": "eu-central-1b"}
+IPV6_SUBNET = {
+    "CIDRBlock": "2001:db8:1::/64",
+    "AvailabilityZone": "eu-central-1b",
+    "AvailabilityZoneId": "euc1-az3",
+}
 
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
