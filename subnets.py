@@ -14,6 +14,7 @@ import zlib
 from typing import Any
 
 from common.names import ZONE_ID_LABEL, ZONE_LABEL
+from lookup.near import NotOneZone, near_first
 from lookup.table import InvalidSubnets, SubnetTable
 from lookup.table_reader import TableReader, read_files
 from lookup.table_writer import MAX_CONFIGMAP_SIZE, lines
@@ -79,11 +80,18 @@ def main(arguments: list[str] | None = None) -> int:
         if "-" in options.files and sys.stdin and sys.stdin.isatty():
             print("reading standard input; Ctrl-D ends it, --help says more", file=sys.stderr)
         table = read_files(options.files, options.node_label)
-        for warning in filter(None, (*table.warnings, _size_warning(table))):
+        size_warning = None if options.near else _size_warning(table)
+        for warning in filter(None, (*table.warnings, size_warning)):
             print(f"warning: {warning}", file=sys.stderr)
-        sys.stdout.writelines(lines(table))
+        if options.near:
+            print(*near_first(table, options.near), sep="\n")
+        else:
+            sys.stdout.writelines(lines(table))
     except InvalidSubnets as error:
         print(*error.problems, sep="\n", file=sys.stderr)
+        return 2
+    except NotOneZone as error:
+        print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130  # as a shell says of what SIGINT has ended
@@ -113,6 +121,12 @@ def _parse_arguments(arguments: list[str] | None) -> Any:
         choices=[ZONE_LABEL, ZONE_ID_LABEL],
         default=ZONE_LABEL,
         help="the service's NODE_LABEL, with which it will use the table; the default is the first",
+    )
+    parser.add_argument(
+        "--near",
+        metavar="ZONE",
+        help="print no table, but what has CoreDNS (since 1.12.4) put the addresses of this zone "
+        "first, by its name or its id",
     )
     return parser.parse_args(arguments)
 

@@ -23,7 +23,7 @@ A, CNAME, AAAA, IN = 1, 5, 28, 1
 ANSWER = 0x8180  # a response to a query that desired recursion, which is available
 
 
-def _encoded(name: str) -> bytes:
+def encoded(name: str) -> bytes:
     labels = name.rstrip(".").split(".")
     return b"".join(bytes([len(label)]) + label.encode() for label in labels) + b"\0"
 
@@ -48,9 +48,9 @@ def _kind(value: str) -> int:
 def _record(owner: str, value: str) -> tuple[str, bytes]:
     """A resource record, and the owner of the one that follows it."""
     kind = _kind(value)
-    data = _encoded(value) if kind == CNAME else ip_address(value).packed
+    data = encoded(value) if kind == CNAME else ip_address(value).packed
     head = struct.pack("!HHIH", kind, IN, 5, len(data))
-    return value if kind == CNAME else owner, _encoded(owner) + head + data
+    return value if kind == CNAME else owner, encoded(owner) + head + data
 
 
 def reply(query: bytes, zone: Zone) -> bytes | None:
