@@ -12,10 +12,25 @@ from pathlib import Path
 from common.metrics import render
 from relocation.metrics import RelocationMetrics
 from tests.certificates import Authority
+from tests.support import SUBNETS
 from tests.test_process import serving
 
-# What is not ours, but the API server's and Prometheus' own.
-FOREIGN = {"apiserver_admission_webhook_fail_open_count", "ALERTS"}
+# What is not ours, but the API server's, Prometheus' own, kube-state-metrics', Kyverno's, cert-manager's.
+FOREIGN = {
+    "ALERTS",
+    "apiserver_admission_webhook_fail_open_count",
+    "certmanager_certificate_expiration_timestamp_seconds",
+    "kube_cronjob_created",
+    "kube_cronjob_spec_suspend",
+    "kube_cronjob_status_last_successful_time",
+    "kube_deployment_spec_replicas",
+    "kube_deployment_status_replicas_available",
+    "kube_mutatingwebhookconfiguration_info",
+    "kube_mutatingwebhookconfiguration_webhook_clientconfig_service",
+    "kyverno_mutating_policy_results_total",
+    "process_start_time_seconds",
+    "up",
+}
 
 # What may stand in an expression besides metrics, functions and numbers.
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -60,14 +75,27 @@ def promtool(command: str, document: object) -> str:
 @cache
 def scraped() -> set[tuple[str, str, str]]:
     """Each metric that there is, each of its labels, and each of the values that this has."""
-    with tempfile.TemporaryDirectory() as folder:
-        certificate = Authority(Path(folder)).issue("server").settings()
-        with serving(TLS_PORT="0", **certificate) as server:
-            text = server.request("/metrics").body
-    text += render(RelocationMetrics().families()).decode()
+    text = everything() + render(RelocationMetrics().families()).decode()
     found = set()
     for line in re.findall(r"^(?!# HELP).+", text, re.MULTILINE):
         name, _, labels = line.removeprefix("# TYPE ").partition(" ")[0].partition("{")
         found |= {(name, label, value) for label, _, value in _MATCHER.findall(labels)}
         found.add((name, "", ""))
     return found
+
+
+def everything() -> str:
+    """What a service counts that has a webhook, keeps decisions, and has a table that was gathered."""
+    with tempfile.TemporaryDirectory() as folder:
+        certificate = Authority(Path(folder)).issue("server").settings()
+        table = Path(folder, "subnets.json")
+        table.write_text(json.dumps({"GatheredAt": "2026-01-31T12:00:00Z", "Subnets": SUBNETS}))
+        settings = {
+            "TLS_PORT": "0",
+            "SUBNETS_FILE": str(table),
+            "KEPT_DECISIONS": "default/kept",
+            "KUBERNETES_URL": "http://127.0.0.1:1",  # where nobody is
+        }
+        with serving(**certificate, **settings) as server:
+            body: str = server.request("/metrics").body
+            return body
