@@ -18,7 +18,9 @@ DASHBOARD: dict[str, Any] = json.loads((FILES / "dashboard.json").read_text())
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 
 # What Grafana puts in the place of its variables.
-VARIABLES = {"$__rate_interval": "5m", "$__range": "6h", "$cluster": ".*", "$namespace": ".*"}
+VARIABLES = {"$__rate_interval": "5m", "$__range": "6h"} | dict.fromkeys(
+    ("$cluster", "$namespace", "$job", "$instance"), ".*"
+)
 
 WIDTH = 24
 
@@ -47,21 +49,22 @@ class DashboardTest(unittest.TestCase):
         self.assertEqual(DASHBOARD["uid"], NAME)
         self.assertNotIn("id", DASHBOARD)
 
-    def test_it_asks_for_the_data_source_the_cluster_and_the_namespace(self) -> None:
+    def test_it_asks_for_the_data_source_and_whom_to_show(self) -> None:
         names = [each["name"] for each in DASHBOARD["templating"]["list"]]
-        self.assertEqual(names, ["datasource", "cluster", "namespace"])
+        self.assertEqual(names, ["datasource", "cluster", "namespace", "job", "instance"])
         chosen = {"type": "prometheus", "uid": "${datasource}"}
         for panel in PANELS:
             for each in [panel, *panel["targets"]] if panel["type"] != "row" else []:
                 self.assertEqual(each["datasource"], chosen)
 
-    def test_every_query_is_about_the_cluster_and_the_namespace(self) -> None:
+    def test_every_query_is_about_whom_to_show(self) -> None:
         for title, query in queries():
             for name, selector in re.findall(r"(\w+)\{(.*?)\}", query):
                 with self.subTest(title, metric=name):
                     self.assertIn('cluster=~"$cluster"', selector)
                     if name not in FOREIGN:
-                        self.assertIn('namespace=~"$namespace"', selector)
+                        for label in ("namespace", "job", "instance"):
+                            self.assertIn(f'{label}=~"${label}"', selector)
             self.assertEqual(set(re.findall(r"(\w+)\{", query)), metrics_in(query))
 
     @unittest.skipUnless(AVAILABLE, WHY_NOT)
@@ -96,6 +99,29 @@ class DashboardTest(unittest.TestCase):
                     self.assertTrue(panel["description"].endswith("."))
                     self.assertTrue(panel["targets"])
         self.assertEqual(len({panel["id"] for panel in PANELS}), len(PANELS))
+
+    def test_every_panel_has_a_word_for_no_data(self) -> None:
+        for panel in PANELS:
+            if panel["type"] != "row" and "vector(0)" not in panel["targets"][0]["expr"]:
+                with self.subTest(panel["title"]):
+                    self.assertTrue(panel["fieldConfig"]["defaults"]["noValue"])
+
+    def test_a_word_is_not_red(self) -> None:
+        """Grafana gives it the colour of the first step."""
+        for panel in PANELS:
+            defaults = panel.get("fieldConfig", {}).get("defaults", {})
+            if "noValue" in defaults and "thresholds" in defaults:
+                with self.subTest(panel["title"]):
+                    first, *_ = defaults["thresholds"]["steps"]
+                    self.assertIn(first["color"], ("text", "green"))
+
+    def test_no_share_is_of_nothing(self) -> None:
+        """It would be NaN, which is neither data nor a word."""
+        for title, query in queries():
+            with self.subTest(title):
+                self.assertEqual(query.count("\n/\n("), query.count("\n/"))
+                if "histogram_quantile" in query:
+                    self.assertRegex(query, r"\nand on \(\) sum\(.+\) > 0$")
 
     def test_no_panel_covers_another(self) -> None:
         for one, other in combinations(PANELS, 2):
