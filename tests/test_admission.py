@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import unittest
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ from lookup.resolver import Resolution, Result
 from lookup.service import Service
 from lookup.settings import LookupSettings
 from lookup.table_reader import load
-from tests.chart import run
+from tests.chart import AVAILABLE, WHY_NOT, from_yaml
 from tests.pods import FOLDER, SETTINGS
 from tests.support import SUBNETS
 from webhook.admission import (
@@ -171,14 +170,8 @@ def patched(given: Pod, body: bytes) -> Pod:
 @cache
 def pods_in(file: str) -> dict[str, Pod]:
     """The Pods of a file of the table, by name."""
-    # YAML to JSON; the annotation that it takes away is on none of them.
-    text = run("kubectl", "annotate", "--local", "-ojson", "-f", str(FOLDER / file), "none-")
-    pods, rest = {}, text.strip()
-    while rest:
-        each, end = json.JSONDecoder().raw_decode(rest)
-        rest = rest[end:].strip()
-        pods[each["metadata"]["name"]] = each
-    return pods
+    pods = from_yaml((FOLDER / file).read_text())
+    return {each["metadata"]["name"]: each for each in pods}
 
 
 def hosts() -> dict[str, Resolution]:
@@ -192,7 +185,7 @@ def hosts() -> dict[str, Resolution]:
     return found | {"stale.example.internal": stale}
 
 
-@unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
+@unittest.skipUnless(AVAILABLE, WHY_NOT)
 class TableTest(unittest.TestCase):
     """The same Pods as the policies', and the same results."""
 

@@ -53,9 +53,9 @@ DEFINITIONS = (
 FOLLOWS = ("events", "endpoints", "endpointslices", "replicasets", "controllerrevisions", "pods")
 
 
+@unittest.skipUnless(KUBECONFIG, "CLUSTER_FOR_TESTS names no kubeconfig")
 @unittest.skipUnless(AVAILABLE, WHY_NOT)
 @unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
-@unittest.skipUnless(KUBECONFIG, "CLUSTER_FOR_TESTS names no kubeconfig")
 class ClusterTest(unittest.TestCase):
     def setUp(self) -> None:
         self.enterContext(mock.patch.dict(os.environ, KUBECONFIG=KUBECONFIG))

@@ -180,8 +180,8 @@ def hosts() -> FakeDNS:
     return dns
 
 
-@unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
 @unittest.skipUnless(KUBECONFIG, "CLUSTER_FOR_TESTS names no kubeconfig")
+@unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
 class PolicyTest(unittest.TestCase):
     """The policy is for the test's own namespace only, and has its own ConfigMap."""
 
