@@ -122,6 +122,8 @@ class Pipe(asyncio.BufferedProtocol):
         self._wake()
 
     def _account(self) -> None:
+        if self.transport.is_closing():
+            return  # what is kept goes with it
         unsent = self.transport.get_write_buffer_size() if self.is_unsent else 0
         held = len(self.received) + unsent
         if held != self._held:

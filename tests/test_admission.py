@@ -643,7 +643,7 @@ class MalformedTest(unittest.TestCase):
         lookup = simple_lookup()
         environment = [{"name": f"VARIABLE_{number}", "value": ""} for number in range(60_000)]
         for given in (
-            pod(annotations={NAME: DATABASE, "x": "{," * 150_000}),
+            pod(annotations={NAME: DATABASE, "x": "{," * 90_000}),
             pod({"env": environment}),
         ):
             body = review_of(given)

@@ -29,6 +29,30 @@ INVALID_QUERIES = [
 ]
 
 
+# what a client calls itself, and who asks then
+AGENTS = [
+    ("Kyverno/v1.19.0", "engine"),
+    ("Go-http-client/1.1", "engine"),
+    ("", "engine"),
+    ("curl/8.5.0", "person"),
+    ("Wget/1.21", "person"),
+    ("Mozilla/5.0 (X11)", "person"),
+    ("libcurl/8", "engine"),
+    ("automatic-zone-placement/relocation", "relocation"),
+]
+
+
+class AskerTest(unittest.TestCase):
+    def test_lookups_are_counted_by_who_asks(self) -> None:
+        with running() as client:
+            for agent, asker in AGENTS:
+                sample = f'lookups_total{{outcome="Success",asker="{asker}"}}'
+                before = client.metric(sample)
+                with self.subTest(agent):
+                    client.request("/lookup?fqdn=192.168.1.7", **{"User-Agent": agent})
+                    self.assertEqual(client.metric(sample), before + 1)
+
+
 class AnswerTest(unittest.TestCase):
     def test_an_address_is_answered_without_dns(self) -> None:
         with fake_dns() as dns, running() as client:

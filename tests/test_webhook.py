@@ -529,9 +529,10 @@ class ConnectionTest(WebhookTest):
             opened = [stack.enter_context(webhook.plain()) for _ in range(2)]
             opened[1].sendall(b"\x16\x03\x01\x02\x00")
             for beginning in beginnings:
-                opened.append(stack.enter_context(webhook.connect()))
-                opened[-1].sendall(beginning)
-            self.assertEqual([is_closed(each) for each in opened], [True] * 5)
+                with suppress(OSError):  # it may be over before the client is so far
+                    opened.append(stack.enter_context(webhook.connect()))
+                    opened[-1].sendall(beginning)
+            self.assertEqual([is_closed(each) for each in opened], [True] * len(opened))
             wait_until(lambda: not webhook.port.connections)
 
     def test_a_byte_of_a_body_now_and_then_does_not_keep_a_connection_open(self) -> None:
@@ -936,6 +937,13 @@ class CertificateTest(WebhookTest):
             with self.subTest(environment):
                 self.assertEqual(len(lines), 1, lines)
                 self.assertIn(expected, lines[0])
+
+    def test_a_port_that_is_open_to_all_names_is_a_warning(self) -> None:
+        for domains, number in (("", 1), ("example.com", 0)):
+            settings = self.pair.settings() | {"TLS_PORT": "0", "ALLOWED_DOMAINS": domains}
+            with self.subTest(domains), serving(HOST="127.0.0.1", **settings) as server:
+                warnings = [each for each in server.log() if "ALLOWED_DOMAINS is empty" in each]
+                self.assertEqual(len(warnings), number)
 
     def test_the_process_serves_both_ports(self) -> None:
         with serving(HOST="127.0.0.1", TLS_PORT="0", **self.pair.settings()) as server:

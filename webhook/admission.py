@@ -30,11 +30,13 @@ from common.names import (
 from lookup.lookups import MAX_LENGTH
 from lookup.placement import Answer, Label, NodeLabel, to_json
 
-# An API server takes Pods of 3 MiB. A review has little more than the Pod.
-MAX_REVIEW = 8 * 1024 * 1024
+# An API server takes Pods of 3 MiB, and etcd none of more than 1.5. A review has little more
+# than the Pod. As text it may take four times as much, for a moment: so one is looked at after
+# another.
+MAX_REVIEW = 4 * 1024 * 1024
 
 # Commas and brackets in a review: as many values may take 200 bytes each.
-MAX_VALUES = 400_000
+MAX_VALUES = 200_000
 
 # What an API server does not cut of a warning.
 MAX_WARNING = 120
