@@ -12,10 +12,11 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import subprocess
 import unittest
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from time import time
 from typing import Any, ClassVar
@@ -30,7 +31,7 @@ from lookup.placement import Placement
 from lookup.resolver import Resolution, Resolver
 from lookup.table_reader import load
 from tests.pods import FOLDER, ROOT, SETTINGS, names_asked_for
-from tests.support import FakeDNS, wait_until
+from tests.support import wait_until
 
 KUBECONFIG = os.environ.get("CLUSTER_FOR_TESTS", "")
 POLICY = ROOT / "deploy" / "files" / "mutatingadmissionpolicy.yaml"
@@ -159,7 +160,7 @@ def decided(pods: str) -> list[Decision]:
 async def decide(lookups: Lookups, memory: Memory, pods: Path) -> None:
     for names in names_asked_for(pods):
         memory.adopt([names])
-        with mock.patch("socket.getaddrinfo", hosts()):
+        with mock.patch("socket.getaddrinfo", from_hosts):
             results = await lookups.resolve(names.split(","))
         if names == STALE:
             fresh = {STALE: Resolution((IPv4Address("192.168.1.7"),))}
@@ -168,19 +169,19 @@ async def decide(lookups: Lookups, memory: Memory, pods: Path) -> None:
         memory.hear(names, lookups.answer(results), time(), 0.0)
 
 
-def hosts() -> FakeDNS:
-    """A DNS that knows the names of the table of Pods."""
-    dns = FakeDNS()
-    for line in (FOLDER / "hosts").read_text().splitlines():
-        if re.match(r"[0-9]", line):
-            address, name = line.split()
-            known = dns.answers.setdefault(name, [])
-            assert isinstance(known, list)
-            known.append(address)
-    return dns
+HOSTS = [line.split() for line in (FOLDER / "hosts").read_text().splitlines() if line[:1].isalnum()]
 
 
-@unittest.skipUnless(KUBECONFIG, "CLUSTER_FOR_TESTS names no kubeconfig")
+def from_hosts(host: str, _port: object, family: int, *_: object) -> Any:
+    """The addresses that the table of Pods gives a name, as `socket.getaddrinfo` has them."""
+    addresses = [ip_address(address) for address, name in HOSTS if name == host]
+    version = {socket.AF_INET: 4, socket.AF_INET6: 6}[family]
+    found = [(family, 0, 0, "", (str(each), 0)) for each in addresses if each.version == version]
+    if not found:
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+    return found
+
+
 @unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
 class PolicyTest(unittest.TestCase):
     """The policy is for the test's own namespace only, and has its own ConfigMap."""
