@@ -318,6 +318,7 @@ VOLUMES: list[tuple[list[Json], bool]] = [
     ([volume(metadata={"labels": {ZONE: "zone-a__zone-b"}})], True),
     ([volume(metadata={"labels": {ZONE: "zone-a"}}, zones=["zone-b"])], True),
     ([volume(spec={"nodeAffinity": {}})], True),
+    ([volume(spec={"nodeAffinity": {"required": {}}})], False),
     # One that is not known is not taken to be reachable.
     ([], False),
     ([volume(None)], False),
