@@ -13,7 +13,7 @@ from lookup.lookups import MAX_LENGTH, MAX_NAMES, Lookups, Outcome, names_in
 from lookup.placement import Answer, Placement
 from lookup.resolver import Resolver
 from lookup.table_reader import load
-from tests.support import SUBNETS, FakeDNS, fake_dns
+from tests.support import DEADLINE, SUBNETS, FakeDNS, fake_dns
 
 LONGEST = ".".join(["a" * 63] * 3 + ["a" * 61]) + "."  # 254 characters, with the dot at its end
 
@@ -53,6 +53,9 @@ OUTCOMES = [
 
 
 class NamesTest(unittest.TestCase):
+    def test_bounds(self) -> None:
+        self.assertEqual((MAX_NAMES, MAX_LENGTH), (8, 2039))
+
     def test_names(self) -> None:
         for value, names in VALUES:
             with self.subTest(value):
@@ -147,6 +150,17 @@ class LookupsTest(unittest.IsolatedAsyncioTestCase):
             first = await self.lookups.find(names, "engine")
             with self.subTest(names):
                 self.assertIs(self.find(names), first)
+
+    async def test_the_answer_for_one_name_is_not_that_for_several(self) -> None:
+        await self.lookups.find(["db.test"], "engine")
+        outcome = await self.lookups.find(["db.test", "cache.test"], "engine")
+        assert isinstance(outcome, Answer)
+        self.assertEqual([label.weight for label in outcome.node_labels], [100, 50])
+
+    async def test_durations_are_those_of_the_lookups(self) -> None:
+        await self.lookups.find(["silent.test"], "engine")
+        self.assertGreater(self.lookups.durations.sum, 0.04)
+        self.assertLess(self.lookups.durations.sum, DEADLINE)
 
     async def test_another_table_makes_another_answer(self) -> None:
         await self.lookups.find(["db.test"], "engine")

@@ -179,6 +179,7 @@ class ToldTest(unittest.TestCase):
             with self.subTest(names):
                 body = json.loads(self.answer(names).body)
                 self.assertEqual({"stale", "incomplete", "ambiguous", "errors"} & set(body), doubts)
+                self.assertTrue(all(body[doubt] for doubt in doubts))
 
     def test_why_nothing_is_preferred(self) -> None:
         for names, reason in (
@@ -302,6 +303,15 @@ class BodyTest(unittest.TestCase):
                 {"fqdn": "silent", "error": "silent", "reason": "ResolverTimeout"},
             ],
         )
+
+    def test_a_line_in_the_log(self) -> None:
+        for name, summary in (
+            ("b twice", f"address={IN_B} zone={B}"),
+            ("a and b", f"address={IN_B},{IN_A} zone={B},{A}"),
+        ):
+            with self.subTest(name):
+                answer = answered(Placement(load(SUBNETS)), {name: NAMES[name]})
+                self.assertEqual(answer.summary, summary)
 
     def test_it_is_made_once(self) -> None:
         answer = answered(Placement(load(SUBNETS)), {"b": NAMES["b"]})
