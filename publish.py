@@ -81,6 +81,11 @@ class Changes(NamedTuple):
     removed: list[Subnet]
     moved: list[tuple[Subnet, Subnet]]
 
+    @property
+    def subnets_moved(self) -> int:
+        """How many have that ought not to: a host may move to another zone, by a failover."""
+        return sum(not _is_host(subnet) for _, subnet in self.moved)
+
     def __str__(self) -> str:
         return f"{len(self.added)} added, {len(self.removed)} removed, {len(self.moved)} moved"
 
@@ -96,6 +101,10 @@ class Changes(NamedTuple):
 def _place(subnet: Subnet) -> str:
     labels = "".join(f" {key}={value}" for key, value in subnet.labels)
     return f"{subnet.zone} ({subnet.zone_id}){labels}" if subnet.zone_id else subnet.zone + labels
+
+
+def _is_host(subnet: Subnet) -> bool:
+    return subnet.cidr.endswith("/128" if ":" in subnet.cidr else "/32")
 
 
 def compare(present: Iterable[Subnet], new: Iterable[Subnet]) -> Changes:
@@ -182,7 +191,7 @@ def why_worse(changes: Changes, before: int, after: int, past: Past) -> str | No
     """
     number = max(before, past.largest)
     gone = max(len(changes.removed), number - after)
-    moved = past.moved + len(changes.moved)
+    moved = past.moved + changes.subnets_moved
     if (gone + moved) * SHARE <= number:
         return None
     return f"of {number} subnets, {gone} would vanish and {moved} move within a day ({changes})"
@@ -285,7 +294,7 @@ class Publication:
         before = self.number_before(config_map, present, past)
         if worse := why_worse(changes, before, len(table), past):
             raise Unfit(f"{worse}. If they are to: {self.annotate(MAY_VANISH)}")
-        return past.then(now, table, len(changes.moved), before)
+        return past.then(now, table, changes.subnets_moved, before)
 
     def number_before(self, config_map: Json, present: SubnetTable | None, past: Past) -> int:
         """The subnets of the present table; if it is damaged, those that were published last.

@@ -16,8 +16,6 @@ from io import BufferedIOBase, BufferedReader
 
 from common.errors import shown
 
-__all__ = ["Reader", "Unreadable", "chunks", "pieces"]
-
 # A file is read in pieces of so many bytes, so that no more of it is in memory at once.
 CHUNK_SIZE = 1024 * 1024
 

@@ -25,8 +25,6 @@ from lookup.table_reader import read_file
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-__all__ = ["TableFile"]
-
 # How it is run again: this module, and where all of them are.
 MODULE = "lookup.table_file"
 PROGRAM = Path(__file__).resolve().parent.parent

@@ -346,6 +346,21 @@ class PublishTest(unittest.TestCase):
         self.assertEqual([self.run_at(0, moving[each]) for each in (0, 2, 3, 4)], [0, 0, 0, 1])
         self.assertEqual([self.run_at(23.9, moving[4]), self.run_at(24, moving[4])], [1, 0])
 
+    def test_hosts_may_move(self) -> None:
+        """By a failover, and back again; a subnet of AWS's never does."""
+        hosts = [
+            [{"CIDRBlock": cidr, "AvailabilityZone": zone} for cidr in ("10.0.0.7/32", "::7/128")]
+            for zone in "ab"
+        ]
+        self.serve(config_map())
+        for content in (hosts[0], hosts[1], hosts[0]):
+            self.assertEqual(self.run_at(0, content), 0)
+        for cidr in ("10.0.0.6/31", "2001:db8::/32", "::6/127"):
+            one, other = ([{"CIDRBlock": cidr, "AvailabilityZone": zone}] for zone in "ab")
+            with self.subTest(cidr):
+                self.serve(config_map(one))
+                self.assertEqual(self.run_at(0, other), 1)
+
     def test_vanished_and_moved_are_added_up(self) -> None:
         self.serve(config_map())
         self.assertEqual(self.run_at(0, entries(*"a" * 9)), 0)
