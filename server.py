@@ -17,9 +17,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # also when Python is isolated (-I)
@@ -89,13 +90,14 @@ class Server:
         self.ports = [lookups]
         self.keepers: list[Keeper] = []
         self.background = [self.lateness.watch]
-        self._families = [
+        self._own = [
             self.status.requests,
-            *self.service.metrics(),
             *also,
             self.lateness.counter,
             Gauge("open_connections", "Open connections.", lookups.number_open),
         ]
+        # Those of a table that is read anew may be others.
+        self._sources: list[Callable[[], Iterable[Family]]] = [self.service.metrics]
         self._stopping = asyncio.Event()
 
     def open_webhook(self, certificate: Certificate) -> None:
@@ -105,10 +107,9 @@ class Server:
         port = Port(partial(WebhookHandler, webhook), most, certificate.current)
         self.ports.append(port)
         self.background.append(certificate.watch)
-        self._families += [
-            *webhook.metrics(),
-            Gauge("webhook_open_connections", "Open connections to the webhook.", port.number_open),
-        ]
+        self._sources.append(webhook.metrics)
+        about = "Open connections to the webhook."
+        self._own.append(Gauge("webhook_open_connections", about, port.number_open))
 
     def keep_decisions(self, client: Client) -> None:
         """Also keeps decisions in the ConfigMap, once it serves."""
@@ -117,11 +118,12 @@ class Server:
         keeper = Keeper(settings.kept_decisions, client, lookups, memory)
         lookups.tell = keeper.heard
         self.keepers.append(keeper)
-        self._families += keeper.metrics()
+        self._sources.append(keeper.metrics)
 
     def metrics(self) -> list[Family]:
         """All families, in the order they are shown."""
-        return [*self._families, build_info(), *process()]
+        others = chain.from_iterable(source() for source in self._sources)
+        return [*self._own, *others, build_info(), *process()]
 
     def stop(self) -> None:
         """Is no longer ready, and stops after `SHUTDOWN_DELAY`."""

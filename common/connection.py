@@ -105,8 +105,9 @@ async def _read_body(pipe: Pipe, size: int, handler: Handler) -> bool:
         pipe.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     if not await pipe.more(size + handler.length - 1):
         return False
-    handler.body = pipe.take(size + handler.length)
-    del handler.body[:size]
+    whole = pipe.take(size + handler.length)
+    del whole[:size]
+    handler.body = whole
     return True
 
 

@@ -37,6 +37,9 @@ class Response(NamedTuple):
     fields: str = ""  # further header lines, each with its CRLF
 
 
+Method = Callable[[], Coroutine[Any, Any, Response]]
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers one request. A subclass has `do_GET`; and with a `max_body` also `do_POST`.
 
@@ -50,6 +53,15 @@ class Handler(BaseHTTPRequestHandler):
     endpoints: Collection[str] = ()  # the paths that are counted by their name
     max_body = 0  # bytes
 
+    # What holds as long as nothing else is known of the request.
+    path, request_version = "", "HTTP/1.1"
+    close_connection = True
+    agent = media_type = ""
+    length = 0  # of the body that is to be read
+    is_held_back = False  # the body, until the client is told to go on
+    body: bytes | bytearray = b""
+    _refused: ServiceError | None = None
+
     def __init__(self, requests: Counter, head: bytes) -> None:
         # Not the inherited one, which serves the whole connection before it returns.
         self.requests = requests
@@ -58,13 +70,6 @@ class Handler(BaseHTTPRequestHandler):
         self.requestline = head[: MAX_SHOWN + 1].partition(b"\r\n")[0].decode("latin-1")
         # Also when it is refused: its answer has no body.
         self.command = "HEAD" if self.requestline.startswith("HEAD ") else ""
-        self.path, self.request_version = "", "HTTP/1.1"
-        self.close_connection = True
-        self.agent = self.media_type = ""
-        self.length = 0  # of the body that is to be read
-        self.is_held_back = False  # the body, until the client is told to go on
-        self.body = bytearray()
-        self._refused: ServiceError | None = None
 
     def parse_request(self) -> bool:
         """Parses the head, more strictly than inherited; whether there is a request to answer.
@@ -113,12 +118,12 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return self.refusal(InternalError("the service failed; its log has more"))
 
-    def _method(self) -> Callable[[], Coroutine[Any, Any, Response]]:
+    def _method(self) -> Method:
         if self._refused:
             raise self._refused
-        if not hasattr(self, f"do_{self.command}"):
+        found: Method | None = getattr(self, f"do_{self.command}", None)
+        if found is None:
             raise MethodNotAllowed(f"method {shown(self.command)} is not allowed")
-        found: Callable[[], Coroutine[Any, Any, Response]] = getattr(self, f"do_{self.command}")
         return found
 
     async def do_GET(self) -> Response:

@@ -155,8 +155,10 @@ class Pipe(asyncio.BufferedProtocol):
 
     def take(self, size: int) -> bytearray:
         """The first so many bytes that have come, which are no longer kept here."""
-        taken, self.received = self.received, self.received[size:]
-        del taken[size:]
+        taken, self.received = self.received, bytearray()
+        if size < len(taken):
+            self.received += taken[size:]
+            del taken[size:]
         if self._held:
             self._account()
         return taken

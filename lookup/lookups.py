@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from math import inf, nan
 from time import perf_counter, time
+from typing import cast
 
 from common.errors import InvalidRequest, ServiceError, shown
 from common.metrics import Counter, Family, Gauge, Histogram
@@ -172,5 +173,4 @@ class Lookups:
         if epoch is not self._epoch:
             outcome = self.placement.answer(results)
             first.memo = self._epoch, outcome
-        assert isinstance(outcome, Answer | ServiceError)
-        return outcome
+        return cast("Outcome", outcome)

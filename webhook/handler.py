@@ -101,7 +101,7 @@ class WebhookHandler(Handler):
             raise MethodNotAllowed(f"there are no reviews at {shown(self.path)}, but at /mutate")
         if self.media_type != "application/json":
             raise UnsupportedMediaType(f"{shown(self.media_type)} is not application/json")
-        body, self.body = self.body, bytearray()  # it need not be there while DNS is waited for
+        body, self.body = self.body, b""  # it need not be there while DNS is waited for
         return review_in(body)
 
     async def decision(self, review: Review, patience: float) -> Decision:
