@@ -589,7 +589,9 @@ class CommandLineTest(unittest.TestCase):
         self.assertIn("'dns_timeout' is no setting; DNS_TIMEOUT is one", warnings[1])
 
     def test_the_table_that_is_shipped_is_a_warning(self) -> None:
-        with serving(SUBNETS_FILE=str(ROOT / "deploy" / "subnets.json")) as server:
+        with serving(
+            SUBNETS_FILE=str(ROOT / "deploy" / "files" / "example-subnets.json")
+        ) as server:
             (warning,) = [line for line in server.log() if " WARNING " in line]
             self.assertEqual(server.metric("example_table"), 1)
         self.assertIn("Example", warning)

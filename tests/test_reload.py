@@ -369,7 +369,7 @@ class ServerTest(Case):
             self.assertEqual(client.metric("example_table"), 0)
             self.reload(b"[", "failure")
             self.assertEqual(client.metric("subnets_loaded_timestamp_seconds"), loaded)
-            self.reload((ROOT / "deploy" / "subnets.json").read_bytes())
+            self.reload((ROOT / "deploy" / "files" / "example-subnets.json").read_bytes())
             self.assertEqual(client.metric("example_table"), 1)
             self.assertEqual(client.metric("subnets"), 6)
             self.assertEqual(client.metric("subnets_warnings"), 1)  # that it is the example
@@ -379,6 +379,11 @@ class ServerTest(Case):
             self.assertEqual(modified, found.modified_at)
             self.assertEqual(modified, self.path.stat().st_mtime)
             self.assertGreater(client.metric("subnets_loaded_timestamp_seconds"), loaded)
+            with self.subTest("only of a table that says when it was gathered"):
+                subnets = json.loads(content("zone-b"))
+                said = {"GatheredAt": "1970-01-02T00:00:00Z", "Subnets": subnets}
+                self.reload(json.dumps(said).encode())
+                self.assertEqual(client.metric("subnets_gathered_timestamp_seconds"), 86400)
 
 
 class Load:
