@@ -327,7 +327,7 @@ class Publication:
             f"kubectl -n {settings.namespace} annotate configmap {settings.config_map} {key}=true"
         )
 
-    def tell(self, kind: str, reason: str, note: str) -> None:
+    def record(self, kind: str, reason: str, note: str) -> None:
         """Writes an Event about the ConfigMap, if possible."""
         try:
             found = self.api.get(self.path)["metadata"]
@@ -356,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(*(f"warning: {warning}" for warning in table.warnings))
         changes = publication.publish(table)
     except (InvalidSubnets, Unfit) as error:
-        publication.tell("Warning", "TableRefused", str(error))
+        publication.record("Warning", "TableRefused", str(error))
         return complain(str(error), "The table of before stays.")
     except KubernetesError as error:
         return complain(str(error))
@@ -364,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{len(table)} subnets, as before")
         return 0
     print(*changes.lines(), f"{len(table)} subnets: {changes}", sep="\n")
-    publication.tell("Normal", "TableChanged", "; ".join([str(changes), *changes.lines()]))
+    publication.record("Normal", "TableChanged", "; ".join([str(changes), *changes.lines()]))
     return 0
 
 

@@ -175,7 +175,7 @@ HOSTS = [line.split() for line in (FOLDER / "hosts").read_text().splitlines() if
 def from_hosts(host: str, _port: object, family: int, *_: object) -> Any:
     """The addresses that the table of Pods gives a name, as `socket.getaddrinfo` has them."""
     addresses = [ip_address(address) for address, name in HOSTS if name == host]
-    version = {socket.AF_INET: 4, socket.AF_INET6: 6}[family]
+    version = 6 if family == socket.AF_INET6 else 4
     found = [(family, 0, 0, "", (str(each), 0)) for each in addresses if each.version == version]
     if not found:
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
