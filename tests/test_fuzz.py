@@ -41,13 +41,28 @@ REQUESTS = [
     b"GET /lookup?fqdn=broken.test HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /lookup?fqdn=silent.test HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /lookup?fqdn=%64b.test&fqdn=x HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /lookup?fqdn=2001:db8::1,[2001:db8::2] HTTP/1.1\r\nHost: x\r\n\r\n",
     b"POST /lookup HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\nfqdn=db",
     b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
 ]
 
 # Pieces that matter to a parser of requests, of queries or of names.
 PIECES = [b"\r\n", b"\r\n\r\n", b"\n", b"\r", b"\0", b" ", b":", b"%", b"%00", b"%0d%0a", b"%ff"]
-PIECES += [b"&", b"=", b",", b".", b"?", b"fqdn=", b"HTTP/1.1", b"\xff", b"Content-Length: 3\r\n"]
+PIECES += [
+    b"&",
+    b"=",
+    b",",
+    b".",
+    b"?",
+    b"[",
+    b"]",
+    b"::",
+    b"%25eth0",
+    b"fqdn=",
+    b"HTTP/1.1",
+    b"\xff",
+    b"Content-Length: 3\r\n",
+]
 
 LINE = r"^\S+ INFO lookup ['\"].* (address=\S+ zone=\S+|reason=[A-Za-z]+) ms=[0-9.]+$"
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import unittest
+from contextlib import suppress
+from ipaddress import ip_address
 
 from common.errors import InvalidName
-from lookup.host import MAX_ADDRESS, address_in, parse_name
+from lookup.host import MAX_ADDRESS, Address, address_in, as_ipv4, parse_name
 
 INVALID_NAMES = [
     "db",
@@ -87,6 +90,39 @@ ADDRESSES = [
 ]
 
 
+# What matters to a parser of names and of addresses.
+PIECES = [
+    "[",
+    "]",
+    ":",
+    "::",
+    "%",
+    "%eth0",
+    ".",
+    ",",
+    "0",
+    "00",
+    "1",
+    "255",
+    "256",
+    "ffff",
+    "10000",
+]
+PIECES += [
+    "1.2.3.4",
+    "fd00::1",
+    "64:ff9b::",
+    "::ffff:",
+    "db",
+    "test",
+    "-",
+    "_",
+    " ",
+    "\n",
+    "x" * 50,
+]
+
+
 class NameTest(unittest.TestCase):
     def test_names(self) -> None:
         for text in VALID_NAMES:
@@ -103,6 +139,30 @@ class NameTest(unittest.TestCase):
 
 
 class AddressTest(unittest.TestCase):
+    def test_whatever_it_is_it_is_at_most_one_of_the_two(self) -> None:
+        chance = random.Random(20240229)
+        seen = set()
+        for _ in range(20_000):
+            text = "".join(chance.choices(PIECES, k=chance.randrange(1, 9)))
+            address, name = address_in(text), None
+            with suppress(InvalidName):
+                name = parse_name(text)
+            with self.subTest(text):
+                self.assertFalse(address and name)
+                self.assertEqual(address, self.by_the_library(text))
+            seen.add("address" if address else "name" if name else "neither")
+        self.assertEqual(seen, {"address", "name", "neither"})
+
+    def by_the_library(self, text: str) -> Address | None:
+        """The same, in words of the standard library's."""
+        bare = text[1:-1] if text.startswith("[") and text.endswith("]") and ":" in text else text
+        if "%" in text:
+            return None
+        try:
+            return as_ipv4(ip_address(bare))
+        except ValueError:
+            return None
+
     def test_addresses(self) -> None:
         for text, expected in ADDRESSES:
             with self.subTest(text):
