@@ -14,9 +14,12 @@ from itertools import product
 from math import inf
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from common.errors import InvalidRequest, NameNotFound, ServiceError
 from common.names import ANNOTATION as NAME
+from common.names import NAMES_PATTERN
+from lookup.handler import value_in
 from lookup.host import Address
 from lookup.lookups import MAX_LENGTH, names_in
 from lookup.placement import Answer
@@ -25,7 +28,7 @@ from lookup.service import Service
 from lookup.settings import LookupSettings
 from lookup.table_reader import load
 from tests.chart import AVAILABLE, WHY_NOT, from_yaml
-from tests.pods import FOLDER, SETTINGS
+from tests.pods import FOLDER, ROOT, SETTINGS
 from tests.support import SUBNETS
 from webhook.admission import (
     MAX_AUDITED,
@@ -707,6 +710,60 @@ class MalformedTest(unittest.TestCase):
             with self.subTest(body):
                 outcomes.add(self.check(lookup, body))
         self.assertLessEqual({"refused", "LeftAlone", "Placed"}, outcomes)
+
+
+# --- what may stand in an annotation ----------------------------------------------------------
+
+ENGINES = [
+    ROOT / "kyverno" / "clusterpolicy" / f"{NAME}.yaml",
+    ROOT / "kyverno" / "mutatingpolicy" / f"{NAME}.yaml",
+    ROOT / "deploy" / "files" / "opa" / f"{NAME}.rego",
+]
+PIECES = [
+    ":",
+    "::",
+    "[",
+    "]",
+    "%",
+    ".",
+    ",",
+    "-",
+    "_",
+    "&",
+    "=",
+    "#",
+    "/",
+    "?",
+    "+",
+    " ",
+    "\n",
+    "{{",
+]
+PIECES += ["db.test", "192.168.1.7", "fd00::1", "x", "Z", "0", "\u00e4"]
+
+
+class AnnotationTest(unittest.TestCase):
+    def test_it_is_the_same_for_all_engines(self) -> None:
+        for path in ENGINES:
+            with self.subTest(path.name):
+                self.assertIn(f"^{NAMES_PATTERN}$", path.read_text())
+
+    def test_whatever_it_is_it_reaches_the_service_as_it_is_or_not_at_all(self) -> None:
+        chance = random.Random(20240229)
+        lookup = simple_lookup()
+        asked = 0
+        for _ in range(5000):
+            names = "".join(chance.choices(PIECES, k=chance.randrange(1, 7)))
+            with self.subTest(names):
+                decision = lookup.review(review_of(annotated(names)))
+                self.assertIn(decision.outcome, {"Placed", "NotPlaced"})
+                if decision.reason != "InvalidAnnotation":  # for this, engines make a URL
+                    asked += 1
+                    url = urlsplit(f"http://{NAME}.{NAME}.svc:8080/lookup?fqdn={names}")
+                    self.assertEqual((url.path, url.fragment), ("/lookup", ""))
+                    self.assertEqual(value_in(url.query), names)
+                    self.assertEqual(parse_qsl(url.query), [("fqdn", names)])
+        self.assertGreater(asked, 500)
 
 
 # --- for how long ------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ async def decide(lookups: Lookups, memory: Memory, pods: Path) -> None:
 HOSTS = [line.split() for line in (FOLDER / "hosts").read_text().splitlines() if line[:1].isalnum()]
 
 
-def from_hosts(host: str, _port: object, family: int, *_: object) -> Any:
+def from_hosts(host: str, _port: object, family: socket.AddressFamily, *_: object) -> Any:
     """The addresses that the table of Pods gives a name, as `socket.getaddrinfo` has them."""
     addresses = [ip_address(address) for address, name in HOSTS if name == host]
     version = 6 if family == socket.AF_INET6 else 4
