@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 
 from common.errors import shown
-from common.names import NAMES_PATTERN
-from kept.decision import MAX_LINE, Decision, decision_in
+from kept.decision import Decision, decision_in, is_annotation
 
 # Names, or lists of them, that have a decision. A cluster has hundreds of databases, not more.
 MAX_DECISIONS = 1000
@@ -16,9 +15,13 @@ MAX_DECISIONS = 1000
 # Bytes of all lines and their keys. A ConfigMap has 1 MiB at most.
 MAX_SIZE = 900_000
 
-# Characters of a key, and what it may not be, even if each of them is allowed.
-MAX_KEY = 253
-_NO_KEY = re.compile(r"\.\.?|\.\..*")
+# Keys among which the lines are spread. For each Pod of the cluster an API server copies all keys,
+# and takes the lines of one apart, so there are to be few of both.
+KEYS = 32
+
+# What tells the keys of two annotations apart: the sum of their first letters' places in here.
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._,:-"
+MAX_LETTERS = 100
 
 # Seconds by which what is there may be behind, or else it is written anew: another replica has
 # written it less than that ago.
@@ -28,18 +31,8 @@ Decisions = Mapping[str, Decision]
 
 
 def key_of(names: str) -> str:
-    """The key under which a decision stands, perhaps beside others; empty if there can be none.
-
-    A key has neither commas nor colons, nor is it as long as eight names: whose a line is, it
-    says itself.
-    """
-    key = names.replace(",", "_").replace(":", "_")[:MAX_KEY]
-    return "" if _NO_KEY.fullmatch(key) else key
-
-
-def is_keepable(decision: Decision) -> bool:
-    """Whether there is room for it."""
-    return bool(key_of(decision.names)) and len(decision.line()) <= MAX_LINE
+    """The key under which the decision for an annotation stands, beside others: as the policy finds it."""
+    return f"decisions-{sum(map(LETTERS.find, names[:MAX_LETTERS])) % KEYS}"
 
 
 def decisions_in(data: object) -> dict[str, Decision]:
@@ -97,7 +90,7 @@ def data_of(decisions: Iterable[Decision]) -> dict[str, str]:
     data: dict[str, list[str]] = {}
     for each in decisions:
         data.setdefault(key_of(each.names), []).append(each.line())
-    return {key: "\n".join(lines) for key, lines in sorted(data.items())}
+    return {key: "\n".join(sorted(lines)) for key, lines in data.items()}
 
 
 def path_of(setting: str) -> str:
@@ -116,7 +109,7 @@ def names_to_keep(setting: str) -> tuple[str, ...]:
     Raises `ValueError`.
     """
     for names in (found := setting.split()):
-        if not re.fullmatch(NAMES_PATTERN, names) or not key_of(names):
+        if not is_annotation(names):
             raise ValueError(f"names with spaces in between: {shown(names)} cannot be kept")
     if len(found) > MAX_DECISIONS:
         raise ValueError(f"at most {MAX_DECISIONS} names")

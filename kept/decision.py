@@ -28,6 +28,11 @@ _LINE = re.compile(
 )
 
 
+def is_annotation(names: str) -> bool:
+    """Whether an annotation may have these names."""
+    return bool(re.fullmatch(NAMES_PATTERN, names))
+
+
 class Decision(NamedTuple):
     """What was decided for those who ask for these names; the times are Unix time.
 

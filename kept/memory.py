@@ -8,8 +8,8 @@ from itertools import islice
 from math import inf
 
 from common.errors import InternalError, Overloaded, ResolverFailure, ResolverTimeout, ServiceError
-from kept.configmap import MAX_DECISIONS, is_keepable, key_of
-from kept.decision import Decision, content_of
+from kept.configmap import MAX_DECISIONS
+from kept.decision import MAX_LINE, Decision, content_of, is_annotation
 from lookup.lookups import Outcome
 
 # Seconds between two writes if nothing changes, or less. Often enough that a minute is not
@@ -69,7 +69,7 @@ class Memory:
         if entry:
             self._entries.move_to_end(names)
             return bool(_content(entry.decision))
-        if not isinstance(outcome, ServiceError) and content_of(outcome) and key_of(names):
+        if not isinstance(outcome, ServiceError) and content_of(outcome) and is_annotation(names):
             self._make_room()
             if len(self._entries) < MAX_DECISIONS:  # all may be pinned
                 self._entries[names] = _Entry()
@@ -77,7 +77,7 @@ class Memory:
 
     def adopt(self, names: Iterable[str]) -> None:
         """Keeps these names too, as far as there is room, as the least important ones."""
-        unknown = [each for each in names if each not in self._entries and key_of(each)]
+        unknown = [each for each in names if each not in self._entries]
         for each in unknown[: MAX_DECISIONS - len(self._entries)]:
             self._entries[each] = _Entry()
             self._entries.move_to_end(each, last=False)
@@ -120,7 +120,7 @@ class Memory:
         if isinstance(outcome, _NO_NEWS):
             return before
         made = self._made(names, before, outcome, confirmed)
-        if made.content and is_keepable(made):
+        if made.content and len(made.line()) <= MAX_LINE:
             return made
         # That there is none is said until nobody can hold on to the last one any more.
         return before if before and not before.content else made._replace(content="")

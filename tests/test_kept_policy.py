@@ -15,7 +15,7 @@ import shutil
 import socket
 import subprocess
 import unittest
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from time import time
@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from unittest import mock
 
 from common.names import ZONE_LABEL
-from kept.configmap import data_of
+from kept.configmap import key_of
 from kept.decision import MAX_LINE, Decision
 from kept.memory import Memory
 from lookup.lookups import Lookups
@@ -62,7 +62,7 @@ spec:
 """
 
 Pod = dict[str, Any]
-Data = dict[str, str]
+Lines = dict[str, str]  # by names
 
 # Parts of a line that somebody has edited; no Pod may become invalid by any of them.
 ZONE = "preferred=100=topology.kubernetes.io/zone=a"
@@ -136,6 +136,18 @@ def decision(names: str) -> Decision:
     """One that holds for a while."""
     later = int(time() + 600)
     return Decision(names, f" {ZONE}", later, later)
+
+
+def lines_of(decisions: Iterable[Decision]) -> Lines:
+    return {each.names: each.line() for each in decisions}
+
+
+def data_with(lines: Lines) -> dict[str, str]:
+    """A ConfigMap's data with these lines where they belong, whatever they say."""
+    data: dict[str, str] = {}
+    for names, line in lines.items():
+        data[key_of(names)] = f"{data.get(key_of(names), '')}{line}\n"
+    return data
 
 
 def expressions(text: str) -> list[str]:
@@ -220,14 +232,14 @@ class PolicyTest(unittest.TestCase):
     def has_service_account(cls) -> bool:
         return "default" in kubectl("-n", cls.namespace, "get", "serviceaccounts")
 
-    def keep(self, data: Data) -> None:
+    def keep(self, lines: Lines) -> None:
         """Puts this into the ConfigMap, and waits until the API server goes by it."""
         marker = f"marker-{secrets.token_hex(4)}.test"
         config_map = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": "automatic-zone-placement-kept", "namespace": self.namespace},
-            "data": data | data_of([decision(marker)]),
+            "data": data_with(lines | lines_of([decision(marker)])),
         }
         kubectl("apply", "--server-side", "--force-conflicts", "-f-", text=json.dumps(config_map))
         wait_until(lambda: self.is_placed(asking(marker)))
@@ -248,7 +260,7 @@ class PolicyTest(unittest.TestCase):
 
     def test_the_table_of_pods(self) -> None:
         for pods in (*SETTINGS, "stale"):
-            self.keep(data_of(decided(pods)))
+            self.keep(lines_of(decided(pods)))
             given = pods_in(FOLDER / f"{pods}.yaml")
             expected = given | pods_in(FOLDER / f"{pods}.patched.yaml")
             for pod in self.created(*given.values()):
@@ -265,7 +277,7 @@ class PolicyTest(unittest.TestCase):
             Decision("is-stale.test", content, soon, past),
             Decision("is-over.test", content, past, past),
         ]
-        self.keep(data_of(decisions))
+        self.keep(lines_of(decisions))
         pods = [asking(each.names, required=True) for each in decisions]
         found = [placed(pod)[:2] for pod in self.created(*pods)]
         selected = {"topology.kubernetes.io/zone": "a"}
@@ -287,36 +299,36 @@ class PolicyTest(unittest.TestCase):
         )
         now = int(time())
         over = Decision("over.test", f" {ZONE}", now - 2, now - 2)
-        self.keep(data_of([decision("db.test"), over]))
+        self.keep(lines_of([decision("db.test"), over]))
         managed: dict[str, Any]
         for managed in ({}, past, future):
             with self.subTest(managed=managed):
                 self.assertTrue(self.is_placed(asking("db.test", managedFields=[managed])))
                 self.assertFalse(self.is_placed(asking("over.test", managedFields=[managed])))
 
-    def test_names_that_are_no_keys(self) -> None:
+    def test_names_of_all_kinds(self) -> None:
         long = ",".join(f"{letter * 60}.{letter * 60}.test" for letter in "abc")
         cases = ["a.test,b.test", "2001:db8::1", "2001:db8::1,a_b.test", f"{long},x.test", long]
-        self.keep(data_of(map(decision, cases)))
+        self.keep(lines_of(map(decision, cases)))
         found = self.created(*map(asking, cases), asking("a.test_b.test"), asking(f"{long},y.test"))
         self.assertEqual([bool(placed(pod)[0]) for pod in found], [True] * len(cases) + [False] * 2)
 
     def test_what_somebody_has_edited(self) -> None:
         """No Pod is refused for that; what it says is left to the engine behind."""
         later = "2099-01-01T00:00:00Z"
-        lines = [f"name-{n}.test {text}".format(later=later) for n, text in enumerate(DAMAGED)]
-        data = {line.split()[0]: line for line in lines}
-        data["long.test"] = f"long.test until={later}" + f" {ZONE}" * (MAX_LINE // len(ZONE))
-        data["other.test"] = decision("db.test").line()
-        self.keep(data)
+        damaged = [f"name-{n}.test {text}".format(later=later) for n, text in enumerate(DAMAGED)]
+        lines = {line.split()[0]: line for line in damaged}
+        lines["long.test"] = f"long.test until={later}" + f" {ZONE}" * (MAX_LINE // len(ZONE))
+        lines["other.test"] = decision("db.test").line()
+        self.keep(lines)
         for names, pod in zip(
-            data, self.created(*(asking(names, required=True) for names in data)), strict=True
+            lines, self.created(*(asking(names, required=True) for names in lines)), strict=True
         ):
-            with self.subTest(line=data[names]):
+            with self.subTest(line=lines[names]):
                 self.assertEqual(placed(pod), ({}, {}, {}))
 
     def test_a_config_map_that_is_missing_or_empty(self) -> None:
-        self.keep(data_of([decision("db.test")]))
+        self.keep(lines_of([decision("db.test")]))
         name = "automatic-zone-placement-kept"
         kubectl(
             "-n",
@@ -329,7 +341,7 @@ class PolicyTest(unittest.TestCase):
             '[{"op": "remove", "path": "/data"}]',
         )
         wait_until(lambda: not self.is_placed(asking("db.test")))
-        self.keep(data_of([decision("db.test")]))
+        self.keep(lines_of([decision("db.test")]))
         kubectl("-n", self.namespace, "delete", "configmap", name)
         wait_until(lambda: not self.is_placed(asking("db.test")))
 
@@ -346,7 +358,7 @@ class PolicyTest(unittest.TestCase):
             content += terms.pop(0)
         long = long._replace(content=content)
         others = [decision(f"db-{n}.example.internal") for n in range(998)]
-        self.keep(data_of([long, *others]))
+        self.keep(lines_of([long, *others]))
         (pod,) = self.created(asking(names, required=True))
         preferred = placed(pod)[0]["nodeAffinity"][
             "preferredDuringSchedulingIgnoredDuringExecution"
