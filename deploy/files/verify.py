@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 from common.errors import complain
 from common.kubernetes import Client, KubernetesError, exchange, optional_url, parse_url
-from common.names import ANNOTATION, ZONE_ID_LABEL, ZONE_LABEL
-from common.settings import InvalidSetting, Settings, one_of, setting, text
+from common.names import ANNOTATION
+from common.settings import ApiServerSettings, InvalidSetting, ZoneSettings, setting, text
 from lookup.table import InvalidSubnets
 from lookup.table_reader import read_file
 
@@ -45,21 +45,13 @@ class Failure(Exception):
 
 
 @dataclass(frozen=True)
-class VerifySettings(Settings):
+class VerifySettings(ApiServerSettings, ZoneSettings):
     """The settings of this program."""
 
     lookup_url: str = setting(
         "http://automatic-zone-placement:8080/lookup", optional_url, "the lookup service"
     )
-    kubernetes_url: str = setting(
-        "",
-        optional_url,
-        "an API server that needs no token: `kubectl proxy`; by default the cluster's",
-    )
     subnets_file: str = setting("/subnets/subnets.json", text, "the service's table")
-    node_label: str = setting(
-        ZONE_LABEL, one_of(ZONE_LABEL, ZONE_ID_LABEL), "the service's NODE_LABEL"
-    )
     kept_names: str = setting(
         "", text, "names to ask for, with spaces between; by default addresses of the table"
     )
@@ -152,7 +144,7 @@ def verify(api: Client, settings: VerifySettings) -> str:
     """What works, as a sentence. Raises `Failure` or `InvalidSubnets`."""
     name, answer = find(settings, names(settings))
     zone = answer["zone"] or "several zones"
-    if settings.engine == "none" and not settings.kept_names:
+    if settings.engine == "none":
         return f"the service answers: {name} is in {zone}; nothing else was asked for"
     if not is_placed(created(api, settings, name), answer):
         raise Failure(
