@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
-from math import inf, nan
+from math import inf
 from time import perf_counter, time
 from typing import cast
 
@@ -111,12 +111,7 @@ class Lookups:
                 "A hash of the table: replicas with the same table have the same.",
                 lambda: self.placement.table.fingerprint,
             ),
-            Gauge(
-                "subnets_modified_timestamp_seconds",
-                "When the file with the table was changed last, in Unix time.",
-                lambda: self.placement.table.modified_at or nan,
-            ),
-            *self._gathered_at(),
+            *self._times(),
             Gauge(
                 "subnets_loaded_timestamp_seconds",
                 "When the table was read, in Unix time.",
@@ -124,13 +119,18 @@ class Lookups:
             ),
         ]
 
-    def _gathered_at(self) -> list[Family]:
-        """None where the table does not say it: no number would be true."""
-        gathered_at = self.placement.table.gathered_at
-        documentation = "Since when the table's data holds, as it says itself, in Unix time."
-        if gathered_at is None:
-            return []
-        return [Gauge("subnets_gathered_timestamp_seconds", documentation, lambda: gathered_at)]
+    def _times(self) -> Iterator[Family]:
+        """The times that the table has; where it has one not, no number would be true."""
+        modified_at, gathered_at = (
+            self.placement.table.modified_at,
+            self.placement.table.gathered_at,
+        )
+        if modified_at is not None:
+            about = "When the file with the table was changed last, in Unix time."
+            yield Gauge("subnets_modified_timestamp_seconds", about, lambda: modified_at)
+        if gathered_at is not None:
+            about = "Since when the table's data holds, as it says itself, in Unix time."
+            yield Gauge("subnets_gathered_timestamp_seconds", about, lambda: gathered_at)
 
     async def find(self, names: Sequence[str], asker: str, patience: float = inf) -> Outcome:
         """What comes of a lookup of these names, in at most `DNS_TIMEOUT` or `patience` seconds.

@@ -125,10 +125,12 @@ def listen(host, port, listen=listening.listen):
 listening.listen = listen
 """
 
-# Names are answered when there is a line on standard input.
+# Names are answered when there is a line on standard input. They have no IPv6 address.
 ANSWER_WHEN_TOLD = """
 import socket, sys
-def getaddrinfo(*_):
+def getaddrinfo(_host, _port, family, *_):
+    if family == socket.AF_INET6:
+        raise socket.gaierror(socket.EAI_NONAME, "none")
     sys.stdin.readline()
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.168.1.7", 0))]
 socket.getaddrinfo = getaddrinfo
@@ -779,7 +781,7 @@ class SignalTest(unittest.TestCase):
         with serving(STUCK, DNS_TIMEOUT="0.05") as server:
             response = server.lookup("one.test", "two.test")
             self.assertEqual((response.status, response.body["reason"]), (504, "ResolverTimeout"))
-            self.assertEqual(server.metric("dns_queries"), 2)
+            self.assertEqual(server.metric("dns_queries"), 4)  # for both kinds of addresses
             server.signal(signal.SIGTERM)
             self.assertEqual(server.wait(), 0)
 
