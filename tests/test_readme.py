@@ -7,6 +7,7 @@ import re
 import unittest
 from dataclasses import asdict, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from common import errors
 from lookup.handler import ENDPOINTS
@@ -15,7 +16,8 @@ from tests.support import SUBNETS, running
 from tests.test_process import serving
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = {path: path.read_text() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
+FOLDERS = ("", "docs/", "deploy/")
+DOCUMENTS = {path: path.read_text() for each in FOLDERS for path in ROOT.glob(f"{each}*.md")}
 
 HTTP, SETTINGS, METRICS = (
     DOCUMENTS[ROOT / "docs" / f"{name}.md"] for name in ("http", "settings", "metrics")
@@ -81,7 +83,10 @@ class ReadmeTest(unittest.TestCase):
         self.assertEqual(set(rows), known)
 
     def test_metrics(self) -> None:
-        with serving() as server:  # a process, which alone has a log
+        table = {"GatheredAt": "2026-01-31T12:00:00Z", "Subnets": SUBNETS}
+        file = Path(self.enterContext(TemporaryDirectory())) / "subnets.json"
+        file.write_text(json.dumps(table))
+        with serving(SUBNETS_FILE=str(file)) as server:  # a process, which alone has a log
             text = server.request("/metrics").body
         families = set(re.findall(r"^# TYPE automatic_zone_placement_(\w+)", text, re.MULTILINE))
         self.assertEqual(
