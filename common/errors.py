@@ -6,29 +6,6 @@ import reprlib
 import sys
 from http import HTTPStatus
 
-__all__ = [
-    "CertificateExpired",
-    "ContentTooLarge",
-    "InternalError",
-    "InvalidName",
-    "InvalidRequest",
-    "LengthRequired",
-    "MethodNotAllowed",
-    "NameNotAllowed",
-    "NameNotFound",
-    "NotFound",
-    "Overloaded",
-    "ResolverFailure",
-    "ResolverTimeout",
-    "ServiceError",
-    "ShuttingDown",
-    "UnsupportedMediaType",
-    "ZoneNotFound",
-    "complain",
-    "error_body",
-    "shown",
-]
-
 
 class ServiceError(Exception):
     """An answer other than 200. The message is a sentence that names the value at fault."""

@@ -20,18 +20,6 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import SplitResult, urlencode, urlsplit
 
-__all__ = [
-    "Client",
-    "KubernetesError",
-    "Refused",
-    "Reply",
-    "Unreachable",
-    "exchange",
-    "optional_url",
-    "own_namespace",
-    "parse_url",
-]
-
 # https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 

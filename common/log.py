@@ -14,8 +14,6 @@ from typing import Any
 
 from common.metrics import Counter
 
-__all__ = ["LineHandler", "start", "warn"]
-
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"  # ISO 8601
 
 # Lines that wait to be written, some 2 MB. What comes when there are so many is dropped.

@@ -14,17 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import accumulate
 
-__all__ = [
-    "CONTENT_TYPE",
-    "Counter",
-    "Family",
-    "Gauge",
-    "Histogram",
-    "LabelledGauge",
-    "process",
-    "render",
-]
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # From a cached answer (tens of microseconds) to the longest wait for DNS.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ssl
 from contextlib import suppress
 
-__all__ = ["Channel"]
-
 # What a record holds at most (RFC 8446, section 5.1), and so what is read of one at a time.
 MAX_RECORD = 16 * 1024
 

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
-from time import monotonic
 from typing import TYPE_CHECKING
 
+from common import file_watch
 from lookup.table import InvalidSubnets, SubnetTable
 from lookup.table_reader import read_file
 
@@ -29,25 +29,11 @@ if TYPE_CHECKING:
 MODULE = "lookup.table_file"
 PROGRAM = Path(__file__).resolve().parent.parent
 
-# Seconds between two looks. A file is read when two of them have found the same: who writes
-# into it where it is, instead of putting another in its place, has had time to finish. Who has
-# not is no danger: no beginning of a table is one (`read_file`).
-INTERVAL = 2.0
-
-# Seconds after which a file that cannot be used is tried again though it is the same: what
-# was in the way may be gone. So its metric goes on telling, too.
-RETRY_INTERVAL = 60.0
-
 # Seconds for which a file may be read. A hundred thousand subnets take half of one.
 READ_TIMEOUT = 300
 
 # A table can wait, lookups cannot.
 NICENESS = 10
-
-# How the file is told from one that was read already; None if there is none. Through all
-# symbolic links: the kubelet changes one of them when it swaps a ConfigMap's files. The time
-# is that of the last change of any kind, which nobody can set back as that of the content.
-Version = tuple[int, int, int, int] | None
 
 
 class TableFile:
@@ -56,14 +42,13 @@ class TableFile:
     def __init__(self, path: str, node_label: str) -> None:
         self.path = path
         self.node_label = node_label
-        self._version: Version = None  # of what was read last
-        self._retry_at: float | None = None
+        self._changes = file_watch.FileWatch(path)
         self._hurry = Event()
         self._ended = False
 
     def read(self) -> SubnetTable:
         """The table that is in the file now. Raises `InvalidSubnets`."""
-        self._version = self._look()  # before it is read, or a change meanwhile would be missed
+        self._changes.begin()
         return read_file(self.path, self.node_label)
 
     def watch(
@@ -86,35 +71,19 @@ class TableFile:
         self, loop: AbstractEventLoop, use: Callable[[SubnetTable | InvalidSubnets], None]
     ) -> None:
         while self._wait():
-            self._version = self._look()
+            self._changes.begin()
             outcome = self._read_apart()
-            is_bad = isinstance(outcome, InvalidSubnets)
-            self._retry_at = monotonic() + RETRY_INTERVAL if is_bad else None
+            self._changes.end(is_usable=isinstance(outcome, SubnetTable))
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(use, outcome)
 
     def _wait(self) -> bool:
         """Waits until the file is to be read; False if it no longer is."""
-        before = self._version
-        while not self._hurry.wait(INTERVAL):
-            found = self._look()
-            if found == before and self._is_due(found):
+        while not self._hurry.wait(file_watch.INTERVAL):
+            if self._changes.is_due():
                 break
-            before = found
         self._hurry.clear()
         return not self._ended
-
-    def _is_due(self, version: Version) -> bool:
-        return version != self._version or (
-            self._retry_at is not None and monotonic() >= self._retry_at
-        )
-
-    def _look(self) -> Version:
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size
 
     def _read_apart(self) -> SubnetTable | InvalidSubnets:
         """What another process finds in the file."""

@@ -9,8 +9,6 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-__all__ = ["AVAILABLE", "WHY_NOT", "Authority"]
-
 AVAILABLE = shutil.which("openssl") is not None
 WHY_NOT = "the openssl command is not on PATH"
 

@@ -13,17 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = [
-    "FOLDER",
-    "PATIENCE",
-    "ROOT",
-    "SETTINGS",
-    "Command",
-    "Service",
-    "names_asked_for",
-    "refusal",
-]
-
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "kyverno" / "tests"
 

@@ -243,7 +243,7 @@ class GatherTest(unittest.TestCase):
                 self.assertEqual(client.lookup("10.9.0.7").body["zone"], "eu-central-1a")
                 self.assertEqual(client.lookup("10.9.1.7").body["reason"], "ZoneNotFound")
                 table.read()
-                with mock.patch("lookup.table_file.INTERVAL", 0.01):
+                with mock.patch("common.file_watch.INTERVAL", 0.01):
                     table.watch(client.loop, client.server.service.reload)
                     network.add("b", "10.9.1.0/24")
                     run_job()

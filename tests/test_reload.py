@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from common.file_watch import FileWatch
 from common.names import ZONE_LABEL
 from lookup.table import InvalidSubnets, SubnetTable
 from lookup.table_file import TableFile
@@ -134,8 +135,8 @@ class WatchTest(Case):
     """What of a change is noticed, and when the file is read."""
 
     def watch(self, interval: float = 0.01, retry: float = 3600) -> TableFile:
-        self.enterContext(mock.patch("lookup.table_file.INTERVAL", interval))
-        self.enterContext(mock.patch("lookup.table_file.RETRY_INTERVAL", retry))
+        self.enterContext(mock.patch("common.file_watch.INTERVAL", interval))
+        self.enterContext(mock.patch("common.file_watch.RETRY_INTERVAL", retry))
         file = TableFile(str(self.path), ZONE_LABEL)
         self.assertEqual([subnet.zone for subnet in file.read()], ["zone-a"])
         self.recorder = Recorder()
@@ -160,7 +161,7 @@ class WatchTest(Case):
 
     def test_what_is_the_same_is_not_read_again(self) -> None:
         looks = threading.Semaphore(0)
-        with mock.patch.object(TableFile, "_look", lambda _: looks.release() or (1, 1, 1, 1)):  # type: ignore[func-returns-value]
+        with mock.patch.object(FileWatch, "_look", lambda _: looks.release() or (1, 1, 1, 1)):  # type: ignore[func-returns-value]
             self.watch()
             for _ in range(20):
                 self.assertTrue(looks.acquire(timeout=DEADLINE))
@@ -175,7 +176,7 @@ class WatchTest(Case):
             last[0] = next(looks, last[0])
             return last[0], 0, 0, 0
 
-        with mock.patch.object(TableFile, "_look", look):
+        with mock.patch.object(FileWatch, "_look", look):
             self.watch()
             self.wait_for(1)
             self.assertEqual(list(looks), [])
@@ -431,7 +432,7 @@ class ProcessTest(Case):
 
     def test_a_change_is_noticed_without_a_signal(self) -> None:
         with serving(
-            "import lookup.table_file; lookup.table_file.INTERVAL = 0.01",
+            "import common.file_watch; common.file_watch.INTERVAL = 0.01",
             SUBNETS_FILE=str(self.path),
         ) as server:
             swap_a_link(self.path)

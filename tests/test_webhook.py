@@ -818,7 +818,7 @@ class CertificateTest(WebhookTest):
     def test_a_new_one_is_used_without_a_restart(self) -> None:
         secret, second = self.secret(), self.authority.issue("second", "rsa")
         with (
-            mock.patch.object(tls, "LOOK_INTERVAL", 0.01),
+            mock.patch("common.file_watch.INTERVAL", 0.01),
             self.serving(**secret.pair.settings()) as webhook,
         ):
             with webhook.connect() as kept:
@@ -894,9 +894,6 @@ class CertificateTest(WebhookTest):
         with self.assertNoLogs(level="INFO"):
             certificate.look()
         self.assertIs(certificate.context, context)
-
-    def test_it_is_looked_at_at_least_once_a_minute(self) -> None:
-        self.assertLessEqual(tls.LOOK_INTERVAL, 60)
 
     def test_when_it_has_expired_only_the_port_for_reviews_is_not_ready(self) -> None:
         with self.serving() as webhook, ExitStack() as stack:

@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from time import time
 
+from common import file_watch
 from common.errors import CertificateExpired
 from common.metrics import Counter, Family, Gauge
-
-# The kubelet takes a minute or so to bring a renewed Secret to its files.
-LOOK_INTERVAL = 20.0
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -39,6 +37,8 @@ class Certificate:
             "tls_reload_failures_total", "Times that changed certificate files could not be used."
         )
         self._failing = False
+        self._changes = file_watch.FileWatch(certificate_file, key_file)
+        self._changes.begin()
         self._seen = self._read()
         self.context, self.expiry = self._load()
 
@@ -69,8 +69,11 @@ class Certificate:
     async def watch(self) -> None:
         """Looks at the files now and then, for ever."""
         while True:
-            await asyncio.sleep(LOOK_INTERVAL)
-            self.look()
+            await asyncio.sleep(file_watch.INTERVAL)
+            if self._changes.is_due():
+                self._changes.begin()
+                self.look()
+                self._changes.end(is_usable=not self._failing)
 
     def look(self) -> None:
         """Uses what is in the files from now on, if that is new and can be used.
