@@ -53,14 +53,14 @@ class Answer:
     ambiguous: bool = False  # a zone's name and id do not match one to one in the table
     errors: tuple[tuple[str, ServiceError], ...] = ()  # by name
 
-    @property
+    @cached_property
     def reason(self) -> str:
         """The CamelCase word for why no node is preferred; empty if some are."""
         if self.node_labels:
             return ""
         return "ZoneAmbiguous" if self.ambiguous else "ZoneAvoided"
 
-    @property
+    @cached_property
     def zone(self) -> str | None:
         """The zone's name; None of several."""
         return self.subnet and self.subnet.zone

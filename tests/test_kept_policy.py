@@ -195,6 +195,7 @@ def from_hosts(host: str, _port: object, family: socket.AddressFamily, *_: objec
 
 
 @unittest.skipUnless(shutil.which("kubectl"), "the kubectl command is not on PATH")
+@unittest.skipUnless(KUBECONFIG, "CLUSTER_FOR_TESTS names no kubeconfig")
 class PolicyTest(unittest.TestCase):
     """The policy is for the test's own namespace only, and has its own ConfigMap."""
 
