@@ -159,16 +159,16 @@ COMPONENTS: dict[str, dict[str, Case]] = {
     "It fires when for six hours the gathering job has not succeeded, or the table that it made is two days old.": {
         "it fails": Case(
             {GATHERED: until(60, clock(-600), always(3000))},
-            {400: "", 427: "GatheringFails", 600: "GatheringFails"},
+            {400: "", 435: "GatheringFails", 600: "GatheringFails"},
         ),
-        "it never succeeded": Case({GATHERED: never()}, {370: "", 378: "GatheringFails"}),
+        "it never succeeded": Case({GATHERED: never()}, {370: "", 385: "GatheringFails"}),
         "it succeeds again": Case(
             {GATHERED: until(60, clock(-600), until(500, always(3000), clock(-600)))},
-            {427: "GatheringFails", 499: "GatheringFails", 502: ""},
+            {435: "GatheringFails", 499: "GatheringFails", 510: ""},
         ),
         "it is suspended": Case(
             {GATHERED: until(60, clock(-600), always(3000)), SUSPENDED: always(1)},
-            {427: "", 600: ""},
+            {435: "", 600: ""},
         ),
         "somebody else's": Case(
             {
@@ -177,12 +177,12 @@ COMPONENTS: dict[str, dict[str, Case]] = {
                     0
                 ),
             },
-            {427: "", 600: ""},
+            {435: "", 600: ""},
         ),
         "kube-state-metrics is not there": Case(
             without("kube")
             | {"subnets_gathered_timestamp_seconds": until(1440, clock(), always(DAY))},
-            {3 * 1440 - 20: "", 3 * 1440 + 30: "GatheringFails"},
+            {4200: "", 4560: "GatheringFails"},
         ),
     },
     "It fires when in the last hour lines were lost.": {

@@ -40,7 +40,7 @@ def three_of_five(reason: str) -> Case:
     """Of five lookups a minute, three end so for an hour."""
     return Case(
         only(Success=steps((LIFE, 2)), **{reason: steps((60, 0), (60, 3))}),
-        {62: "", 105: "", 180: "NotPlaced", 330: "NotPlaced", 780: ""},
+        {62: "", 105: "", 180: "NotPlaced", 300: ""},
     )
 
 
@@ -256,7 +256,7 @@ LOOKUPS: dict[str, dict[str, Case]] = {
     " quarter of an hour.": {
         "the policy is deleted": Case(
             NO_WEBHOOK | {MUTATING_POLICY: vanishes(60, always(1))},
-            {70: "", 78: "NobodyAsks", 1490: "NobodyAsks", 1510: ""},
+            {70: "", 85: "NobodyAsks", 1490: "NobodyAsks", 1510: ""},
         ),
         "one policy follows the other": Case(
             NO_WEBHOOK
@@ -274,16 +274,16 @@ LOOKUPS: dict[str, dict[str, Case]] = {
             without("kube") | only(Success=steps((4 * 1440, 0.02), (3.5 * 1440, 0), (LIFE, 0.02))),
             {
                 6 * 1440: "",
-                7 * 1440 - 60: "",
-                7 * 1440 + 60: "NobodyAsks",
-                int(7.4 * 1440): "NobodyAsks",
-                int(7.7 * 1440): "",
+                7 * 1440 - 120: "",
+                7 * 1440 + 240: "NobodyAsks",
+                10680: "NobodyAsks",
+                11040: "",
             },
         ),
         "a weekend": Case(
             without("kube")
             | only("engine", Success=steps((5 * 1440, 0.02), (63 * 60, 0), (LIFE, 0.02))),
-            {7 * 1440: "", int(7.6 * 1440): "", 8 * 1440: ""},
+            {7 * 1440: "", 10920: "", 8 * 1440: ""},
         ),
         "decisions are kept": Case(
             without("kube") | only(Success=steps((4 * 1440, 0.02))) | {"kept_names": always(12)},

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 # In seconds. No whole part of a minute, so that samples fall on ever other times of the rules'.
 INTERVAL = 37
+LONG_INTERVAL = 257
 
 DAY = 86400
 
@@ -85,7 +86,7 @@ CALLED = "kube_mutatingwebhookconfiguration_webhook_clientconfig_service"
 OTHERS = re.compile(r"apiserver_|kube_|kyverno_|certmanager_|process_|up\b")
 
 
-def text_of(samples: Samples, minutes: float, interval: int = INTERVAL) -> str:
+def text_of(samples: Samples, minutes: float, interval: int) -> str:
     """The samples as `promtool` wants them."""
     values = [samples(second / 60) for second in range(0, ceil(60 * minutes) + interval, interval)]
     words, before = [], None
@@ -220,9 +221,15 @@ class Case(NamedTuple):
     expected: dict[int, str]
 
     @property
-    def is_long(self) -> bool:
-        """Whether it takes so long that samples and evaluations have to be few."""
-        return max(self.expected) > 4 * 60
+    def pause(self) -> int:
+        """Minutes from one evaluation of the rules to the next: what takes days has fewer."""
+        last = max(self.expected)
+        return 1 if last <= 4 * 60 else 5 if last <= 26 * 60 else 120
+
+    @property
+    def interval(self) -> int:
+        """Seconds from one sample to the next; more than five minutes would be gaps to Prometheus."""
+        return INTERVAL if self.pause == 1 else LONG_INTERVAL
 
 
 def without(*prefixes: str) -> Series:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tempfile
 import unittest
 from collections import Counter as Multiset
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.names import VERSION
 from tests.certificates import AVAILABLE, WHY_NOT
@@ -33,7 +34,6 @@ from tests.prometheus import FOREIGN, metrics_in, promtool, scraped, values_in
 from tests.samples import (
     DAY,
     HEALTHY,
-    INTERVAL,
     LIFE,
     TARGET,
     Case,
@@ -52,10 +52,6 @@ from tests.samples import (
 PREFIX = "AutomaticZonePlacement"
 
 PAGE = (ROOT / "docs" / "operating.md").read_text()
-
-# Of the cases that last for days: seconds between samples, and minutes between evaluations.
-LONG_INTERVAL = 257
-LONG_PAUSE = 5
 
 # How the page begins a sentence that says when an alert fires.
 _SAID = re.compile(r"\b((?:It fires|It stays quiet|None fires)\b.+?\.)(?=\s)")
@@ -190,16 +186,62 @@ def alerts() -> dict[str, Any]:
 
 def test_of(name: str, case: Case) -> dict[str, object]:
     """A test for `promtool` of all that the case expects, and that nothing else ever fires."""
-    interval, pause = (LONG_INTERVAL, LONG_PAUSE) if case.is_long else (INTERVAL, 1)
     last = max(case.expected)
     expressions = [firing(minute, names) for minute, names in case.expected.items()]
     ever = {each for names in case.expected.values() for each in split(names)}
     return {
         "name": name,
-        "interval": f"{interval}s",
-        "input_series": series(case, last, interval),
-        "promql_expr_test": [*expressions, fired(last, pause, ever)],
+        "interval": f"{case.interval}s",
+        "input_series": series(case, last, case.interval),
+        "promql_expr_test": [*expressions, fired(last, case.pause, ever)],
     }
+
+
+class Part(NamedTuple):
+    """Cases that `promtool` tries together."""
+
+    tests: list[dict[str, object]]
+    rules: list[Any]
+    pause: int
+
+
+def parts() -> Iterator[Part]:
+    """All cases, by their sentence and pause, each with the alerts that the sentence is about.
+
+    To try each with all alerts would take minutes. Where all is well, and where all is broken, they are.
+    """
+    for sentence, cases in said().items():
+        rules = [rule for name, rule in alerts().items() if name in about(sentence)]
+        for pause in {case.pause for case in cases.values()}:
+            chosen = [(name, case) for name, case in cases.items() if case.pause == pause]
+            yield Part([test_of(f"{n}: {sentence}", case) for n, case in chosen], rules, pause)
+
+
+def about(sentence: str) -> set[str]:
+    """The alert in whose section the sentence stands, and those that its cases name; or else all."""
+    before, found, _ = " ".join(PAGE.split()).partition(sentence)
+    section = re.findall(rf"### {PREFIX}(\w+)", before)[-1:] if found else []
+    cases = said()[sentence].values()
+    named = {
+        n
+        for case in cases
+        for names in case.expected.values()
+        for n in re.findall(r"[A-Z]\w+", names)
+    }
+    return {*section, *named} or set(alerts())
+
+
+def tried(part: Part) -> str:
+    """What `promtool` says of it; empty if it is content."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as rules:
+        json.dump({"groups": [{"name": NAME, "rules": part.rules}]}, rules)
+        rules.flush()
+        document = {
+            "rule_files": [rules.name],
+            "evaluation_interval": f"{part.pause}m",
+            "tests": part.tests,
+        }
+        return promtool("test", document)
 
 
 def series(case: Case, minutes: float, interval: int) -> list[dict[str, str]]:
@@ -305,15 +347,9 @@ class PromtoolTest(unittest.TestCase):
         self.assertEqual(promtool("check", {"groups": groups()}), "")
 
     def test_what_fires_when(self) -> None:
-        cases = [
-            (f"{name}: {why}", c) for why, given in said().items() for name, c in given.items()
-        ]
-        long = [test_of(name, case) for name, case in cases if case.is_long]
-        short = [test_of(name, case) for name, case in cases if not case.is_long]
-        with ThreadPoolExecutor() as pool:  # it takes more than a minute of a processor
-            parts = [(long, LONG_PAUSE), (short[::2], 1), (short[1::2], 1)]
-            for each in [pool.submit(self.passes, *part) for part in parts]:
-                each.result()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for problems in pool.map(tried, parts()):
+                self.assertEqual(problems, "")
 
     def test_what_they_say(self) -> None:
         case = Case(BROKEN, {BROKEN_AT: ""})
@@ -330,19 +366,13 @@ class PromtoolTest(unittest.TestCase):
             }
             for name, (labels, summary) in SUMMARIES.items()
         ]
-        test = {"interval": "1m", "input_series": series(case, BROKEN_AT, 60)}
-        self.passes([test | {"alert_rule_test": found}], 1)
-
-    def passes(self, tests: list[dict[str, Any]], pause: int) -> None:
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as rules:
-            json.dump({"groups": groups()}, rules)
-            rules.flush()
-            document: Mapping[str, object] = {
-                "rule_files": [rules.name],
-                "evaluation_interval": f"{pause}m",
-                "tests": tests,
-            }
-            self.assertEqual(promtool("test", document), "")
+        test: dict[str, object] = {
+            "interval": "1m",
+            "input_series": series(case, BROKEN_AT, 60),
+            "alert_rule_test": found,
+        }
+        everything = Part([test], list(alerts().values()), 1)
+        self.assertEqual(tried(everything), "")
 
 
 if __name__ == "__main__":
