@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_network
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 from xml.etree import ElementTree
@@ -169,7 +170,7 @@ class Network:
         self.where = {"key": aws.key(account), "region": region}
         vpc = self.call("CreateVpc", CidrBlock=cidr, AmazonProvidedIpv6CidrBlock="true")
         self.vpc = _text(vpc, "vpcId")
-        self.ipv6 = _text(vpc, "ipv6CidrBlock").replace("/56", "/64")
+        self.ipv6 = str(ip_network(_text(vpc, "ipv6CidrBlock").replace("/56", "/64")))
 
     def call(self, action: str, **parameters: str) -> str:
         answer = self.aws.call("ec2", action, **self.where, **parameters)

@@ -172,9 +172,8 @@ class GatherTest(unittest.TestCase):
     def test_its_own_credentials_and_region_by_default(self) -> None:
         run = self.gather(regions="", AWS_REGION="us-east-1")
         self.assertEqual((run.status, run.errors), (0, []))
-        self.assertEqual(
-            {subnet.cidr for subnet in parse(run.output)}, {f"10.1.{n}.0/24" for n in range(3)}
-        )
+        expected = {f"10.1.{n}.0/24" for n in range(3)} | {self.networks[FIRST, "us-east-1"].ipv6}
+        self.assertEqual({subnet.cidr for subnet in parse(run.output)}, expected)
         self.assertEqual(self.gateway.asked, ["DescribeSubnets"])
 
     def test_profiles_and_filters(self) -> None:
@@ -206,7 +205,7 @@ class GatherTest(unittest.TestCase):
         run = self.gather()
         self.assertEqual((run.status, run.errors), (0, []))
         self.assertEqual(self.gateway.asked, ["DescribeSubnets"] * 3)
-        self.assertEqual(len(parse(run.output)), 3)
+        self.assertEqual(len(parse(run.output)), 4)
 
     def test_an_api_that_throttles_all_the_time(self) -> None:
         self.gateway.throttled = 1000

@@ -334,6 +334,12 @@ class PublishTest(unittest.TestCase):
         self.assertEqual(self.present(), table(ninety[50:]))
         self.assertEqual(self.run_at(54.1, ninety[51:]), 1)
 
+    def test_the_largest_of_the_day_counts_whenever_it_was(self) -> None:
+        self.serve(config_map())
+        ninety = entries(*"abc" * 30)
+        for hour, number, status in ((0, 60, 0), (1, 90, 0), (2, 60, 0), (3, 59, 1), (26, 59, 0)):
+            self.assertEqual(self.run_at(hour, ninety[:number]), status, hour)
+
     def test_what_has_come_back_may_vanish_again(self) -> None:
         self.serve(config_map())
         nine = entries(*"abcabcabc")
@@ -392,6 +398,8 @@ class PublishTest(unittest.TestCase):
         for hour, put in ((0, 1), (1, 1), (23.9, 1), (24, 2), (25, 2), (48.5, 3)):
             self.assertEqual(self.run_at(hour, entries("a")), 0)
             self.assertEqual(server.put, put, hour)
+        hours = json.loads(self.annotations[publish.PUBLISHED])["hours"]
+        self.assertEqual(set(map(tuple, hours.values())), {(1, 0)})  # nothing has moved
         self.assertIn('{"GatheredAt": "2027-01-17T08:30:00Z"', server.config_map["data"][KEY])
         self.assertEqual(len(server.events), 1)
 
