@@ -89,7 +89,8 @@ class CertificateTest(unittest.TestCase):
     def check_mount(self, objects: Objects, secret: str) -> None:
         """The service reads this Secret."""
         volume = named(objects.pod()["volumes"], "tls")
-        self.assertEqual(volume["secret"]["secretName"], secret)
+        items = [{"key": each, "path": each} for each in ("tls.crt", "tls.key")]
+        self.assertEqual(volume["secret"], {"secretName": secret, "items": items})
         mount = named(objects.container()["volumeMounts"], "tls")
         self.assertTrue(mount["readOnly"])
         for name, file in (("TLS_CERT_FILE", "tls.crt"), ("TLS_KEY_FILE", "tls.key")):
