@@ -157,6 +157,15 @@ class LookupsTest(unittest.IsolatedAsyncioTestCase):
         assert isinstance(outcome, Answer)
         self.assertEqual([label.weight for label in outcome.node_labels], [100, 50])
 
+    async def test_an_address_is_called_what_it_is(self) -> None:
+        for text, name in (
+            ("192.168.1.7", "192.168.1.7"),
+            ("[FD00:0::1]", "fd00::1"),
+            ("::ffff:192.168.1.7", "192.168.1.7"),
+        ):
+            with self.subTest(text):
+                self.assertEqual(self.lookups.resolver.at_once(text)[0], name)
+
     async def test_durations_are_those_of_the_lookups(self) -> None:
         await self.lookups.find(["silent.test"], "engine")
         self.assertGreater(self.lookups.durations.sum, 0.04)

@@ -7,13 +7,15 @@ import socket
 import threading
 import unittest
 from contextlib import ExitStack
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from unittest import mock
 
 from common.errors import NameNotFound, ResolverFailure, ServiceError
 from lookup.c_library import configure_c_library
 from lookup.resolver import (
     FAILURE_RECHECK,
+    IPV4,
+    IPV4_AND_IPV6,
     MAX_QUERIES,
     Resolution,
     Resolver,
@@ -25,7 +27,9 @@ from tests.support import Client, FakeDNS, Response, fake_dns, running, wait_unt
 AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 GONE = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-HERE, THERE = "192.168.0.1", "192.168.32.1"
+HERE, THERE, HERE_6 = "192.168.0.1", "192.168.32.1", "fd00::1"
+
+Said = list[str] | ServiceError | None
 
 # DNS_TIMEOUT, and what the C library is told of it: the wait for each of the attempts.
 RES_OPTIONS = {
@@ -343,6 +347,66 @@ class BoundTest(QueryTest):
                 self.finish(name, result)
             self.assertEqual(self.resolver._queries, {})
             self.assertEqual(self.resolver._threads, {True: 0, False: 0})
+
+
+# What DNS says of A and of AAAA, None for nothing in time, and what comes of it.
+FAILED, NONE = ResolverFailure("failed"), NameNotFound("none")
+BOTH_FAMILIES: list[tuple[Said, Said, str]] = [
+    ([HERE], [HERE_6], "complete"),
+    ([HERE], NONE, "complete"),
+    (NONE, [HERE_6], "complete"),
+    ([HERE], FAILED, "incomplete"),
+    (FAILED, [HERE_6], "incomplete"),
+    ([HERE], None, "incomplete"),
+    (None, [HERE_6], "incomplete"),
+    (NONE, NONE, "NameNotFound"),
+    (NONE, FAILED, "ResolverFailure"),
+    (FAILED, NONE, "ResolverFailure"),
+    (FAILED, FAILED, "ResolverFailure"),
+    (NONE, None, "ResolverTimeout"),
+    (FAILED, None, "ResolverTimeout"),
+    (None, None, "ResolverTimeout"),
+]
+
+
+class BothFamiliesTest(QueryTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.resolver.ask_for(IPV4_AND_IPV6)
+
+    def say(self, query: _Query, *answers: Said) -> None:
+        for family, said in zip(IPV4_AND_IPV6, answers, strict=True):
+            if isinstance(said, list):
+                self.resolver._hear(query, family, frozenset(map(ip_address, said)))
+            elif said is not None:
+                self.resolver._hear(query, family, said)
+
+    async def outcome(self, name: str, a: Said, aaaa: Said) -> str:
+        lookup = asyncio.create_task(self.resolver.resolve(name))
+        await asyncio.sleep(0)
+        self.say(self.resolver._queries[name], a, aaaa)
+        result = await lookup
+        if isinstance(result, ServiceError):
+            return result.reason
+        return "incomplete" if result.incomplete else "complete"
+
+    async def test_what_comes_of_the_two(self) -> None:
+        for number, (a, aaaa, expected) in enumerate(BOTH_FAMILIES):
+            with self.subTest(a=a, aaaa=aaaa):
+                self.assertEqual(await self.outcome(f"{number}.test", a, aaaa), expected)
+
+    async def test_both_are_asked_for_and_count(self) -> None:
+        names = [f"{number}.test" for number in range(MAX_QUERIES // 4 + 1)]
+        reasons = [await self.lookup(name) for name in names]
+        self.assertEqual(len(self.started), MAX_QUERIES // 2)
+        self.assertEqual(reasons.count("Overloaded"), 1)
+
+    async def test_what_was_known_of_one_family_is_not_known_of_both(self) -> None:
+        self.answer("db.test")
+        self.resolver.ask_for(IPV4_AND_IPV6)
+        self.assertIn("db.test", self.resolver._known)
+        self.resolver.ask_for(IPV4)
+        self.assertEqual(dict(self.resolver._known), {})
 
 
 class CLibraryTest(unittest.TestCase):
