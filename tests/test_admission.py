@@ -644,9 +644,9 @@ class MalformedTest(unittest.TestCase):
     def test_a_large_pod_is_none_of_these(self) -> None:
         """The largest that an API server takes, and one with as many values as fit into that."""
         lookup = simple_lookup()
-        environment = [{"name": f"VARIABLE_{number}", "value": ""} for number in range(60_000)]
+        environment = [{"name": f"VARIABLE_{number}", "value": ""} for number in range(45_000)]
         for given in (
-            pod(annotations={NAME: DATABASE, "x": "{," * 90_000}),
+            pod(annotations={NAME: DATABASE, "x": "{," * 70_000}),
             pod({"env": environment}),
         ):
             body = review_of(given)

@@ -36,7 +36,7 @@ from lookup.placement import Answer, Label, NodeLabel, to_json
 MAX_REVIEW = 4 * 1024 * 1024
 
 # Commas and brackets in a review: as many values may take 200 bytes each.
-MAX_VALUES = 200_000
+MAX_VALUES = 150_000
 
 # What an API server does not cut of a warning.
 MAX_WARNING = 120
