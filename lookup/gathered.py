@@ -92,7 +92,7 @@ class Gathered:
     def overlaps(self) -> Iterator[str]:
         """Warnings: a subnet inside one of another VPC; no route can lead to both."""
         for size in sorted(self.levels):
-            shorter = [(size[0], length) for length in range(size[1] - 1, -1, -1)]
+            shorter = [(size[0], length) for length in reversed(range(size[1]))]
             shorter = [each for each in shorter if each in self.levels]
             for address, origin in self.levels[size].items():
                 outer = self._enclosing(address, shorter) if origin.vpc else None

@@ -104,6 +104,7 @@ class WarningTest(unittest.TestCase):
     def test_no_more_warnings_are_listed_than_can_be_read(self) -> None:
         ipv6_only = [{"SubnetId": f"subnet-{n}", "CidrBlock": None} for n in range(MAX_SENTENCES)]
         self.assertEqual(len(messages([GOOD, *ipv6_only])), MAX_SENTENCES)
+        self.assertIn("IPv6-only", messages([GOOD, *ipv6_only])[-1])
         outer = entry("10.0.0.0/8", "a", id="az1", VpcId="vpc-1")
         inner = [entry(f"10.0.0.{n}/32", "b", id="az1", VpcId="vpc-2") for n in range(250)]
         warnings = messages([*ipv6_only[:5], outer, *inner])
@@ -276,6 +277,11 @@ class AssociationTest(unittest.TestCase):
         beside = entry("0.1.0.0/24", "a", VpcId="vpc-2")  # the same number, but of IPv4
         (warning,) = load([outer, inner, beside]).warnings
         self.assertIn("0:1::/64 in zone a, 'vpc-2' (entry 1) lies inside ::/16", warning)
+
+    def test_a_subnet_that_is_half_of_another_vpcs(self) -> None:
+        for outer, inner in (("10.0.0.0/23", "10.0.1.0/24"), ("0.0.0.0/0", "128.0.0.0/1")):
+            entries = [entry(outer, VpcId="vpc-1"), entry(inner, VpcId="vpc-2")]
+            self.assertIn(f"lies inside {outer}", load(entries).warnings[0])
 
     def test_both_families_are_printed_and_read_again(self) -> None:
         raw = [said | {"AvailabilityZone": "a"} for said, _ in ASSOCIATED]
