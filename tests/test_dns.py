@@ -105,7 +105,6 @@ def _replace(path: str, text: str) -> None:
     os.unlink(file.name)
 
 
-@unittest.skipIf(os.environ.get(INSIDE), "these tests run in there")
 class NamespaceTest(unittest.TestCase):
     def test_all_of_it_in_namespaces_of_its_own(self) -> None:
         try:
@@ -124,7 +123,6 @@ class NamespaceTest(unittest.TestCase):
         self.assertRegex(inside.stderr, r"test_answers \S+ \.\.\. ok")
 
 
-@unittest.skipUnless(os.environ.get(INSIDE), "needs namespaces of its own")
 class RealResolverTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
@@ -256,6 +254,15 @@ class RealResolverTest(unittest.TestCase):
             zone["db.test"] = [HERE]
             self.assertEqual(response.result().body.get("address"), HERE)
         self.assertEqual(asked, ["db.test", "db.test"])
+
+
+def load_tests(
+    loader: unittest.TestLoader, _: unittest.TestSuite, __: str | None
+) -> unittest.TestSuite:
+    """Only those for where they run: in namespaces of their own, or outside, which has them run there."""
+    return loader.loadTestsFromTestCase(
+        RealResolverTest if os.environ.get(INSIDE) else NamespaceTest
+    )
 
 
 if __name__ == "__main__":
