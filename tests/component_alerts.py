@@ -360,6 +360,18 @@ COMPONENTS: dict[str, dict[str, Case]] = {
             {KYVERNO_ERRORS: steps((60, 0), (10, 1))},
             {60: "", 65: "KyvernoFails", 120: "KyvernoFails", 132: ""},
         ),
+        "for the first time": Case(
+            {KYVERNO_ERRORS: appears(60, always(4)), 'up{instance="y"}': always(1)},
+            {60: "", 62: "KyvernoFails", 119: "KyvernoFails", 127: ""},
+        ),
+        "Prometheus has just begun": Case(
+            {
+                KYVERNO_ERRORS: appears(60, always(500)),
+                'up{instance="y"}': appears(60, always(1)),
+                'process_start_time_seconds{instance="y"}': appears(60, always(-LIFE)),
+            },
+            {62: "", 90: ""},
+        ),
         "two": Case({KYVERNO_ERRORS: events(60.2, 60.9)}, {62: "", 90: ""}),
     },
 }
