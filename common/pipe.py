@@ -24,7 +24,7 @@ class Gone(Exception):
     """The connection is no more."""
 
 
-class Keeper(Protocol):
+class Owner(Protocol):
     """Who keeps account of the pipes."""
 
     # One for all pipes: it is read before another is asked. (What a `Protocol` is given may be
@@ -46,14 +46,14 @@ class Pipe(asyncio.BufferedProtocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, keeper: Keeper, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, owner: Owner, context: ssl.SSLContext | None = None) -> None:
         self.received = bytearray()  # and not taken yet
-        self.deadline = math.inf  # when the keeper closes it
+        self.deadline = math.inf  # when the owner closes it
         self.has_ended = False  # the client, which sends no more
         self.is_closing = False  # our side is closed, what still comes is discarded
         self.is_unsent = False  # something of what was written
-        self._keeper = keeper
-        self._held = 0  # bytes, as the keeper knows
+        self._owner = owner
+        self._held = 0  # bytes, as the owner knows
         self._channel = Channel(context) if context else None  # through which all goes
         # Until then its first request may be on its way.
         self._newcomer_until = monotonic() + NEWCOMER_TIME if context else 0.0
@@ -66,19 +66,19 @@ class Pipe(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.set_write_buffer_limits(high=1, low=0)  # `is_unsent` is then what it says
-        self._keeper.opened(self)
+        self._owner.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._keeper.closed(self)
+        self._owner.closed(self)
         self._wake()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._keeper.buffer
+        return self._owner.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         if self.is_closing or self.has_ended:  # also of a client that goes on behind its end
             return
-        data = self._keeper.buffer[:nbytes]
+        data = self._owner.buffer[:nbytes]
         self.received += data if self._channel is None else self._decrypt(self._channel, data)
         if self._waiter and (len(self.received) > self._wanted or self.has_ended):
             self._wake()
@@ -128,7 +128,7 @@ class Pipe(asyncio.BufferedProtocol):
         held = len(self.received) + unsent
         if held != self._held:
             self._held = held
-            self._keeper.holds(self, held)
+            self._owner.holds(self, held)
 
     def _wake(self) -> None:
         if self._waiter and not self._waiter.done():
@@ -205,7 +205,7 @@ class Pipe(asyncio.BufferedProtocol):
         finally:
             self._waiter = None
 
-    # What the keeper does.
+    # What the owner does.
 
     def close(self) -> None:
         """Closes the connection when what was written is sent."""

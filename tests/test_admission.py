@@ -36,7 +36,7 @@ from webhook.admission import (
     MAX_WARNING,
     PREFERRED,
     REQUIRED,
-    Verdict,
+    AdmissionResponse,
     decide,
     defect,
     patience_in,
@@ -115,7 +115,7 @@ class Lookup:
         name, result = self.lookups.resolver.at_once(text)
         return name, result or self.hosts.get(name) or NameNotFound(name)
 
-    def review(self, body: bytes) -> Verdict:
+    def review(self, body: bytes) -> AdmissionResponse:
         review = review_in(body)
         return decide(review, None if review.why_not else self(review.names))
 

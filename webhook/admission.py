@@ -86,7 +86,7 @@ class Review(NamedTuple):
     bases: frozenset[str]  # what is there for a patch to build upon, as JSON pointers
 
 
-class Verdict(NamedTuple):
+class AdmissionResponse(NamedTuple):
     """What comes of a review: the body of the answer, and what the metrics and the log say of it."""
 
     body: bytes
@@ -208,7 +208,7 @@ def _bases(there: Mapping[str, Any], bases: Mapping[str, Any], path: str = "") -
                 yield from _bases(_object(there, key), base, f"{path}/{key}")
 
 
-def decide(review: Review, outcome: Answer | ServiceError | None) -> Verdict:
+def decide(review: Review, outcome: Answer | ServiceError | None) -> AdmissionResponse:
     """What comes of the review, given what came of the lookup; there is none for `why_not`."""
     if outcome is None:
         return _left_alone(review)
@@ -219,26 +219,26 @@ def decide(review: Review, outcome: Answer | ServiceError | None) -> Verdict:
     patch = _patch(outcome.node_labels, selector, decided, review.bases)
     audited = {"zone": outcome.zones, "names": _cut(review.names, MAX_AUDITED)}
     body = _answer(review, patchType="JSONPatch", patch=patch, auditAnnotations=audited)
-    return Verdict(body, "Placed", zone=outcome.zones)
+    return AdmissionResponse(body, "Placed", zone=outcome.zones)
 
 
-def _left_alone(review: Review) -> Verdict:
+def _left_alone(review: Review) -> AdmissionResponse:
     if review.why_not == "InvalidAnnotation":  # surely a mistake
         return _not_placed(review, review.why_not)
-    return Verdict(_answer(review), "LeftAlone", review.why_not)
+    return AdmissionResponse(_answer(review), "LeftAlone", review.why_not)
 
 
-def defect(review: Review) -> Verdict:
+def defect(review: Review) -> AdmissionResponse:
     """The answer when the service itself has failed."""
-    return Verdict(_answer(review), "Defect", "InternalError")
+    return AdmissionResponse(_answer(review), "Defect", "InternalError")
 
 
-def _not_placed(review: Review, reason: str) -> Verdict:
+def _not_placed(review: Review, reason: str) -> AdmissionResponse:
     names = review.names if _NAMES.fullmatch(review.names) else _ascii(review.names)
     warning = _cut(f"{ANNOTATION}: not placed, {reason}: {names}", MAX_WARNING)
     audited = {"reason": reason, "names": _cut(names, MAX_AUDITED)}
     body = _answer(review, warnings=[warning], auditAnnotations=audited)
-    return Verdict(body, "NotPlaced", reason)
+    return AdmissionResponse(body, "NotPlaced", reason)
 
 
 def _ascii(text: str) -> str:

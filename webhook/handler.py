@@ -26,8 +26,8 @@ from common.probes import Status, health
 from lookup.lookups import Lookups, names_in
 from webhook.admission import (
     MAX_REVIEW,
+    AdmissionResponse,
     Review,
-    Verdict,
     decide,
     defect,
     patience_in,
@@ -88,12 +88,12 @@ class WebhookHandler(Handler):
         patience = patience_in(self.take_query())
         review = self.read()
         try:
-            verdict = await self.verdict(review, patience)
+            response = await self.response(review, patience)
         except Exception as error:
             logging.error("reviewing %s", shown(review.pod), exc_info=error)
-            verdict = defect(review)
-        self.note(review, verdict, perf_counter() - started)
-        return Response(200, verdict.body)
+            response = defect(review)
+        self.note(review, response, perf_counter() - started)
+        return Response(200, response.body)
 
     def read(self) -> Review:
         """The review that is asked for; its body is not kept. Raises `ServiceError`."""
@@ -104,7 +104,7 @@ class WebhookHandler(Handler):
         body, self.body = self.body, b""  # it need not be there while DNS is waited for
         return review_in(body)
 
-    async def verdict(self, review: Review, patience: float) -> Verdict:
+    async def response(self, review: Review, patience: float) -> AdmissionResponse:
         """What comes of the review, within so many seconds if DNS is waited for."""
         if review.why_not:
             return decide(review, None)
@@ -116,10 +116,10 @@ class WebhookHandler(Handler):
             return decide(review, error)
         return decide(review, await lookups.find(names, ASKER, patience))
 
-    def note(self, review: Review, verdict: Verdict, duration: float) -> None:
+    def note(self, review: Review, response: AdmissionResponse, duration: float) -> None:
         """Accounts for the review: its line in the log, its duration, its outcome."""
-        self.webhook.reviews.increment(verdict.outcome, verdict.reason)
+        self.webhook.reviews.increment(response.outcome, response.reason)
         self.webhook.durations.observe(duration)
-        found = f"reason={verdict.reason}" if verdict.reason else f"zone={verdict.zone}"
+        found = f"reason={response.reason}" if response.reason else f"zone={response.zone}"
         names = shown(review.names)
         logging.info("review %s %s %s ms=%.2f", shown(review.pod), names, found, duration * 1000)
