@@ -22,6 +22,7 @@ from tests.chart import (
     TABLE,
     WHY_NOT,
     Objects,
+    command,
     environment,
     from_yaml,
     named,
@@ -208,15 +209,12 @@ class CodeTest(unittest.TestCase):
             names = [each.removeprefix(f"{NAME}/") for each in tar.getnames()]
         self.assertFalse([each for each in names if "pycache" in each or "test" in each.split("/")])
         self.assertIn("files/app/lookup/placement.py", names)
-        options = ("--set", "exampleTable=true", "--namespace", NAME)
-        packaged = run("helm", "template", NAME, str(archive), *options)
+        options = ("--set", "exampleTable=true")
+        packaged = run(*command(*options, chart=archive))
         # Each has a certificate of its own.
         same = (*options, "--set", "engine=clusterPolicy")
         self.assertIn("kind: MutatingWebhookConfiguration", packaged)
-        self.assertEqual(
-            run("helm", "template", NAME, str(archive), *same),
-            run("helm", "template", NAME, str(CHART), *same),
-        )
+        self.assertEqual(run(*command(*same, chart=archive)), run(*command(*same)))
 
 
 @unittest.skipUnless(AVAILABLE, WHY_NOT)
