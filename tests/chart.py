@@ -129,15 +129,15 @@ def named(each: Iterable[Any], name: str) -> Any:
     return found
 
 
-def command(*options: str, chart: Path = CHART) -> list[str]:
-    """What renders a chart; a later option counts more."""
+def rendering(*options: str, chart: Path = CHART) -> list[str]:
+    """The command that renders a chart; a later option counts more."""
     where = ["--namespace", NAME, "--kube-version", KUBERNETES]
     return ["helm", "template", NAME, str(chart), *where, *options]
 
 
 @cache
 def _rendered(chart: Path, options: tuple[str, ...]) -> str:
-    return json.dumps(from_yaml(run(*command(*options, chart=chart))))
+    return json.dumps(from_yaml(run(*rendering(*options, chart=chart))))
 
 
 def render(*values: str, **options: str) -> Objects:
@@ -171,7 +171,7 @@ def render_chart(chart: Path, *values: str, **options: str) -> Objects:
 def refusal(*arguments: str, environment: Mapping[str, str] = os.environ) -> str:
     """What helm says of arguments with which it installs nothing."""
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, check=False, env=environment
+        rendering(*arguments), capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode, arguments
     return without_links(done.stderr)

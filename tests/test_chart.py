@@ -22,13 +22,13 @@ from tests.chart import (
     TABLE,
     WHY_NOT,
     Objects,
-    command,
     environment,
     from_yaml,
     named,
     refusal,
     render,
     render_chart,
+    rendering,
     run,
     table_of,
 )
@@ -210,11 +210,11 @@ class CodeTest(unittest.TestCase):
         self.assertFalse([each for each in names if "pycache" in each or "test" in each.split("/")])
         self.assertIn("files/app/lookup/placement.py", names)
         options = ("--set", "exampleTable=true")
-        packaged = run(*command(*options, chart=archive))
+        packaged = run(*rendering(*options, chart=archive))
         # Each has a certificate of its own.
         same = (*options, "--set", "engine=clusterPolicy")
         self.assertIn("kind: MutatingWebhookConfiguration", packaged)
-        self.assertEqual(run(*command(*same, chart=archive)), run(*command(*same)))
+        self.assertEqual(run(*rendering(*same, chart=archive)), run(*rendering(*same)))
 
 
 @unittest.skipUnless(AVAILABLE, WHY_NOT)
