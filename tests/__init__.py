@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import unittest
 from collections import Counter
+
+# Whoever runs us in the background, or by nohup, has these ignored, and so would the programs
+# have that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Suite(unittest.TestSuite):
