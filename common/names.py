@@ -15,6 +15,9 @@ RELOCATE_ANNOTATION = f"{ANNOTATION}/relocate"
 # a URL. Of IPv6 it takes the colons, and no brackets.
 NAMES_PATTERN = r"[A-Za-z0-9._,:-]+"
 
+# What relocation calls itself to servers (RFC 9110, section 10.1.5), and by what the service knows it.
+RELOCATION_AGENT = f"{ANNOTATION}/relocation"
+
 # A Pod's labels: for which zone it was decided.
 DECIDED_ZONE_LABEL = f"{ANNOTATION}/zone"
 DECIDED_ZONE_ID_LABEL = f"{ANNOTATION}/zone-id"

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from common.errors import InvalidRequest, ServiceError, shown
 from common.handler import Response, error_response
-from common.names import NAMES_PATTERN, VERSION
+from common.names import NAMES_PATTERN, RELOCATION_AGENT, VERSION
 from common.probes import ProbesHandler, Status
 from lookup.lookups import Lookups, Outcome, names_in
 
@@ -25,7 +25,6 @@ ENDPOINTS = {
 
 # How those begin, in lower case, who are at a keyboard, by what they call themselves.
 PERSONS = ("curl/", "wget/", "mozilla/")
-RELOCATION = "automatic-zone-placement/relocation"
 
 # What nearly every query is: nothing in it is encoded.
 _PLAIN_QUERY = re.compile(rf"fqdn=({NAMES_PATTERN})")
@@ -50,7 +49,7 @@ def asker_of(agent: str) -> str:
     """Who asks, to the metrics, given what they call themselves in lower case."""
     if agent.startswith(PERSONS):
         return "person"
-    return "relocation" if agent.startswith(RELOCATION) else "engine"
+    return "relocation" if agent.startswith(RELOCATION_AGENT) else "engine"
 
 
 class LookupHandler(ProbesHandler):

@@ -22,10 +22,10 @@ from common.errors import complain, shown
 from common.kubernetes import Client, KubernetesError, own_namespace
 from common.lease import LeaderElection
 from common.listening import open_port
-from common.names import VERSION
+from common.names import RELOCATION_AGENT, VERSION
 from common.settings import InvalidSetting
 from common.signals import end_at_once
-from relocation.lookup_client import AGENT, NAMES, LookupFailure
+from relocation.lookup_client import NAMES, LookupFailure
 from relocation.program import Program
 from relocation.report import report
 from relocation.rounds import Relocator
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = options_of(arguments)
     try:
         settings = RelocationSettings.from_environment(os.environ)
-        api = Client.from_environment(os.environ, AGENT)
+        api = Client.from_environment(os.environ, RELOCATION_AGENT)
     except ValueError as error:
         return complain(str(error), status=2)
     warnings = list(RelocationSettings.misspelt(os.environ))

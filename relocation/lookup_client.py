@@ -12,10 +12,8 @@ from threading import Thread
 from urllib.parse import SplitResult, quote
 
 from common.kubernetes import exchange
-from common.names import NAMES_PATTERN
+from common.names import NAMES_PATTERN, RELOCATION_AGENT
 from relocation.world import Destination
-
-AGENT = "automatic-zone-placement/relocation"
 
 # What an annotation must be for the policies to ask for it; no other is asked for here either.
 NAMES = re.compile(NAMES_PATTERN)
@@ -41,7 +39,7 @@ def ask(url: SplitResult, asks: str) -> Destination | str:
         reply = exchange(
             url,
             f"{url.path.rstrip('/') or '/lookup'}?fqdn={quote(asks)}",
-            headers={"Accept": "application/json", "User-Agent": AGENT},
+            headers={"Accept": "application/json", "User-Agent": RELOCATION_AGENT},
             timeout=LOOKUP_TIMEOUT,
         )
     except (OSError, HTTPException) as error:
