@@ -251,10 +251,11 @@ async def explain(settings: ServerSettings, table: SubnetTable, asked: str) -> i
         for line in service.lookups.placement.explain(results):
             print(line, file=sys.stderr)
         outcome = service.lookups.answer(results)
-    is_error = isinstance(outcome, ServiceError)
-    body = error_body(outcome) if isinstance(outcome, ServiceError) else json.loads(outcome.body)
-    print(json.dumps(body, indent=2))
-    return 1 if is_error or "errors" in body else 0
+    if isinstance(outcome, ServiceError):
+        print(json.dumps(error_body(outcome), indent=2))
+        return 1
+    print(json.dumps(json.loads(outcome.body), indent=2))
+    return 1 if outcome.errors else 0
 
 
 async def run(server: Server, file: TableFile | None, listeners: Sequence[socket.socket]) -> None:
