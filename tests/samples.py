@@ -8,6 +8,8 @@ from itertools import product
 from math import ceil, floor
 from typing import NamedTuple
 
+from lookup.lookups import OUTCOMES
+
 # In seconds. No whole part of a minute, so that samples fall on ever other times of the rules'.
 INTERVAL = 37
 LONG_INTERVAL = 257
@@ -114,21 +116,6 @@ def webhook(name: str, namespace: str) -> str:
     """That a configuration's webhook leads to a service in this namespace."""
     return f'{CALLED}{{webhook_name="{name}",service_namespace="{namespace}",instance="k"}}'
 
-
-OUTCOMES = (
-    "Success",
-    "InvalidRequest",
-    "InvalidName",
-    "NameNotAllowed",
-    "NameNotFound",
-    "ZoneNotFound",
-    "ZoneAvoided",
-    "ZoneAmbiguous",
-    "ResolverFailure",
-    "ResolverTimeout",
-    "Overloaded",
-    "InternalError",
-)
 
 LIFE = 10 * DAY  # in minutes: longer than any case
 
